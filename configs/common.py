@@ -1,0 +1,102 @@
+"""What the configs share: the fields with their usual values, and the two families.
+
+A config file calls one of these, states what differs and returns `finish(config, variant)`.
+"""
+
+from ml_collections import ConfigDict
+
+from vaediff.errors import InputError
+
+
+def vae(dataset: str) -> ConfigDict:
+  """A VAE with MLP encoder and decoder."""
+  config = _base(dataset)
+  config.method = ConfigDict(
+    {
+      'name': 'vae',
+      'latent_dim': 20,
+      'likelihood': 'discretized_logistic',
+      'sample_pixels': False,
+    }
+  )
+  config.encoder = ConfigDict({'name': 'mlp', 'widths': (400,), 'activation': 'relu'})
+  config.decoder = ConfigDict({'name': 'mlp', 'widths': (400,), 'activation': 'relu'})
+  return config
+
+
+def diffusion(dataset: str) -> ConfigDict:
+  """A diffusion model with a U-Net."""
+  config = _base(dataset)
+  config.method = ConfigDict(
+    {
+      'name': 'diffusion',
+      'prediction': 'v',
+      'variance': 'fixed_small',
+      'loss': 'bound',
+      'decoder': 'discretized_normal',
+      'clip_x_0': True,
+    }
+  )
+  config.schedule = ConfigDict({'name': 'cosine', 'T': 1000})
+  config.denoiser = ConfigDict(
+    {
+      'name': 'unet',
+      'widths': (32, 64),
+      'num_blocks': 2,
+      'patch_size': 1,
+      'attention': True,
+      'fourier_exponents': (),
+      'remat': False,
+    }
+  )
+  return config
+
+
+def finish(config: ConfigDict, variant: str) -> ConfigDict:
+  """The config's variant, locked: '' as it is, 'tiny' the same experiment in seconds."""
+  if variant not in ('', 'tiny'):
+    raise InputError(f'unknown variant {variant!r} of the config; the only one is :tiny')
+  if variant == 'tiny':
+    _make_tiny(config)
+  return config.lock()
+
+
+def _base(dataset: str) -> ConfigDict:
+  return ConfigDict(
+    {
+      'seed': 0,
+      'compute_dtype': 'float32',
+      'data': {'name': dataset, 'data_dir': '', 'binarize': False},
+      'training': {
+        'num_steps': 10_000,
+        'batch_size': 128,
+        'steps_per_dispatch': 100,
+        'checkpoint_every': 2_000,
+        'ema_decay': 0.999,
+      },
+      'optimizer': {
+        'learning_rate': 1e-3,
+        'decay': 'cosine',
+        'warmup_steps': 100,
+        'b1': 0.9,
+        'b2': 0.999,
+        'eps': 1e-8,
+        'weight_decay': 0.0,
+        'clip_norm': 0.0,
+      },
+      'evaluation': {'split': 'test', 'batch_size': 512, 'every': 2_000, 'num_times': 0},
+      'sampling': {'num_samples': 64, 'batch_size': 64},
+    }
+  )
+
+
+def _make_tiny(config: ConfigDict) -> None:
+  config.training.update(num_steps=20, batch_size=32, steps_per_dispatch=10, checkpoint_every=10)
+  config.optimizer.warmup_steps = 5
+  config.evaluation.update(batch_size=104, every=10)
+  config.sampling.update(num_samples=16, batch_size=16)
+  if config.method.name == 'diffusion':
+    config.schedule.T = 20
+    config.evaluation.num_times = 4
+    config.denoiser.widths = (8, 16)
+    config.denoiser.num_blocks = 1

@@ -1,0 +1,6 @@
+from configs import common
+
+
+def get_config(variant: str = ''):
+  config = common.vae('digits')
+  return common.finish(config, variant)

@@ -1,0 +1,88 @@
+"""Runs one experiment: trains, evaluates on the test split and samples.
+
+  python -m experiments.run --config=configs/NAME.py[:tiny] --workdir=W
+         [--mode=train|evaluate|sample] [--config.a.b=value ...] [--num_samples=N]
+
+`train` (the default) does all three; started again on the same workdir it resumes. `evaluate` and
+`sample` use the newest checkpoint. Exit status: 0 done; 2 the input is wrong, with one line that
+says how to mend it; 1 anything else.
+"""
+
+import re
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from absl import app, flags
+from ml_collections import ConfigDict, config_flags
+
+from experiments import schema
+from vaediff.errors import InputError
+
+MODES = ('train', 'evaluate', 'sample')
+
+CONFIG = config_flags.DEFINE_config_file(
+  'config', None, 'Config file; --config.a.b=value overrides.'
+)
+WORKDIR = flags.DEFINE_string('workdir', None, 'Folder of the run.')
+MODE = flags.DEFINE_string('mode', 'train', f'One of {", ".join(MODES)}.')
+NUM_SAMPLES = flags.DEFINE_integer('num_samples', None, 'Overrides sampling.num_samples.')
+
+
+def main(argv: Sequence[str]) -> int:
+  """Runs the program; returns the exit status."""
+  app.define_help_flags()
+  try:
+    config = parse(argv)
+    # Imported here, not at the top: a wrong command line is answered before JAX is loaded.
+    from experiments import stages
+
+    stages.run(config, Path(WORKDIR.value), MODE.value)
+  except InputError as error:
+    print(f'error: {error}', file=sys.stderr)
+    return 2
+  return 0
+
+
+def parse(argv: Sequence[str]) -> dict:
+  """The resolved config, checked against the schema. Raises InputError for a wrong command line."""
+  try:
+    rest = flags.FLAGS(argv)
+    config = CONFIG.value.to_dict() if CONFIG.value else None
+  except InputError:
+    raise
+  except Exception as error:  # a config file is code, which may raise anything
+    raise InputError(_unknown_override(argv) or ' '.join(str(error).split())) from error
+  if rest[1:]:
+    raise InputError(f'unexpected argument {rest[1]!r}; options have the form --name=value')
+  if config is None or WORKDIR.value is None:
+    missing = 'workdir' if config else 'config'
+    raise InputError(
+      f'--{missing} is missing; usage: python -m experiments.run --config=FILE --workdir=FOLDER'
+    )
+  if MODE.value not in MODES:
+    raise InputError(f'--mode is {MODE.value!r}; it is one of {", ".join(MODES)}')
+  if NUM_SAMPLES.value is not None:
+    config['sampling']['num_samples'] = NUM_SAMPLES.value
+  schema.check(config)
+  return config
+
+
+def _unknown_override(argv: Sequence[str]) -> str | None:
+  """What is wrong with the first --config.NAME=value whose NAME the config does not have."""
+  text = '\n'.join(argv[1:])
+  path = re.search(r'^--?config=(.*)$', text, re.MULTILINE)
+  if path is None:
+    return None
+  config = flags.FLAGS['config'].parser.parse(path[1])
+  if not isinstance(config, ConfigDict):
+    return None
+  names = schema.flatten(config.to_dict())
+  for name in re.findall(r'^--?config\.([^=\n]*)', text, re.MULTILINE):
+    if name not in names:
+      return f'{name} is not a field of this config{schema.nearest_name(name, names)}'
+  return None
+
+
+if __name__ == '__main__':
+  sys.exit(main(sys.argv))

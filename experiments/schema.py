@@ -1,0 +1,224 @@
+"""What a config may contain: every field, its type and its range.
+
+`check` compares a config with the schema before anything is built. The first field that does not
+fit raises an `InputError` that says which, what arrived and what is allowed.
+"""
+
+import difflib
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+from vaediff.errors import InputError
+from vaediff.methods import diffusion
+
+
+class Field(NamedTuple):
+  """One field: the test that a value has to pass, and the same in words."""
+
+  holds: Callable[[Any], bool]
+  allowed: str
+
+
+class Variants(NamedTuple):
+  """A section whose other fields depend on its field `name`."""
+
+  sections: dict[str, dict]
+
+
+def integer(minimum: int) -> Field:
+  return Field(lambda v: _is_int(v) and v >= minimum, f'an integer of at least {minimum}')
+
+
+def number(minimum: float = float('-inf'), below: float = float('inf')) -> Field:
+  return Field(
+    lambda v: (_is_int(v) or isinstance(v, float)) and minimum <= v < below,
+    f'a number in [{minimum:g}, {below:g})',
+  )
+
+
+def positive(below: float = float('inf')) -> Field:
+  return Field(
+    lambda v: (_is_int(v) or isinstance(v, float)) and 0 < v < below,
+    f'a number in (0, {below:g})',
+  )
+
+
+def one_of(*values: str) -> Field:
+  return Field(lambda v: v in values and isinstance(v, str), f'one of {", ".join(values)}')
+
+
+def integers(at_least_one: bool = True) -> Field:
+  return Field(
+    lambda v: (
+      isinstance(v, tuple) and len(v) >= at_least_one and all(_is_int(i) and i > 0 for i in v)
+    ),
+    'a tuple of positive integers, as in (256, 128)',
+  )
+
+
+BOOLEAN = Field(lambda v: isinstance(v, bool), 'True or False')
+STRING = Field(lambda v: isinstance(v, str), 'a string')
+ACTIVATION = one_of('tanh', 'relu', 'gelu', 'silu')
+
+MLP = {'widths': integers(at_least_one=False), 'activation': ACTIVATION}
+CONV = {'widths': integers(), 'num_blocks': integer(1)}
+CODER = Variants({'mlp': MLP, 'conv': CONV})
+DENOISER = Variants(
+  {
+    'mlp': {'widths': integers(), 'activation': ACTIVATION},
+    'unet': {
+      'widths': integers(),
+      'num_blocks': integer(1),
+      'patch_size': integer(1),
+      'attention': BOOLEAN,
+      'fourier_exponents': integers(at_least_one=False),
+      'remat': BOOLEAN,
+    },
+    'transformer': {
+      'width': integer(2),
+      'num_blocks': integer(1),
+      'num_heads': integer(1),
+      'patch_size': integer(1),
+      'remat': BOOLEAN,
+    },
+  }
+)
+SCHEDULE = Variants(
+  {
+    'linear': {'T': integer(1), 'beta_first': positive(1), 'beta_last': positive(1)},
+    'cosine': {'T': integer(1)},
+    'linear_log_snr': {'T': integer(1), 'first': number(), 'last': number()},
+  }
+)
+
+COMMON = {
+  'seed': integer(0),
+  'compute_dtype': one_of('float32', 'bfloat16'),
+  'data': {'name': STRING, 'data_dir': STRING, 'binarize': BOOLEAN},
+  'training': {
+    'num_steps': integer(1),
+    'batch_size': integer(1),
+    'steps_per_dispatch': integer(1),
+    'checkpoint_every': integer(1),
+    'ema_decay': number(0, 1),
+  },
+  'optimizer': {
+    'learning_rate': positive(),
+    'decay': one_of('cosine', 'constant'),
+    'warmup_steps': integer(0),
+    'b1': number(0, 1),
+    'b2': number(0, 1),
+    'eps': positive(),
+    'weight_decay': number(0),
+    'clip_norm': number(0),
+  },
+  'evaluation': {
+    'split': one_of('test', 'validation'),
+    'batch_size': integer(1),
+    'every': integer(0),
+    'num_times': integer(0),
+  },
+  'sampling': {'num_samples': integer(1), 'batch_size': integer(1)},
+}
+
+METHODS = {
+  'vae': {
+    'method': {
+      'name': STRING,
+      'latent_dim': integer(1),
+      'likelihood': one_of('bernoulli', 'discretized_normal', 'discretized_logistic'),
+      'sample_pixels': BOOLEAN,
+    },
+    'encoder': CODER,
+    'decoder': CODER,
+  },
+  'diffusion': {
+    'method': {
+      'name': STRING,
+      'prediction': one_of(*diffusion.PREDICTIONS),
+      'variance': one_of(*diffusion.VARIANCES),
+      'loss': one_of(*diffusion.LOSSES),
+      'decoder': one_of(*diffusion.DECODERS),
+      'clip_x_0': BOOLEAN,
+    },
+    'schedule': SCHEDULE,
+    'denoiser': DENOISER,
+  },
+}
+
+
+def check(config: Mapping) -> None:
+  """Raises InputError for the first field of the config that the schema does not allow."""
+  name = config.get('method', {}).get('name')
+  if name not in METHODS:
+    raise InputError(f'method.name is {name!r}; it is one of {", ".join(METHODS)}')
+  _check_section('', config, COMMON | METHODS[name])
+  training, evaluation = config['training'], config['evaluation']
+  for path, value in (
+    ('training.num_steps', training['num_steps']),
+    ('training.checkpoint_every', training['checkpoint_every']),
+    ('evaluation.every', evaluation['every']),
+  ):
+    per_dispatch = training['steps_per_dispatch']
+    if value % per_dispatch:
+      raise InputError(
+        f'{path} is {value}; it has to be a multiple of training.steps_per_dispatch = '
+        f'{per_dispatch}, as {nearest_multiples(value, per_dispatch)} are'
+      )
+
+
+def check_divisible(path: str, value: int, num_devices: int) -> None:
+  """Raises InputError where a batch does not split evenly over the devices."""
+  if value % num_devices:
+    raise InputError(
+      f'{path} is {value}; it is not divisible by {num_devices} devices; use '
+      f'{nearest_multiples(value, num_devices)}'
+    )
+
+
+def nearest_multiples(value: int, divisor: int) -> str:
+  """The positive multiples of divisor next to value, in words."""
+  lower = value // divisor * divisor
+  return f'{lower} or {lower + divisor}' if lower else f'{divisor}'
+
+
+def nearest_name(name: str, names) -> str:
+  """', did you mean X?' for the most similar of the names, '' where none is similar."""
+  matches = difflib.get_close_matches(name, names, n=1)
+  return f'; did you mean {matches[0]}?' if matches else ''
+
+
+def flatten(config: Mapping, prefix: str = '') -> dict[str, Any]:
+  """The fields by their full names: {'a': {'b': 1}} -> {'a.b': 1}."""
+  flat = {}
+  for name, value in config.items():
+    if isinstance(value, Mapping):
+      flat |= flatten(value, f'{prefix}{name}.')
+    else:
+      flat[prefix + name] = value
+  return flat
+
+
+def _check_section(path: str, section: Any, schema: dict | Variants) -> None:
+  if not isinstance(section, Mapping):
+    raise InputError(f'{path} is {section!r}; it is a section of the config')
+  if isinstance(schema, Variants):
+    name = section.get('name')
+    if name not in schema.sections:
+      raise InputError(f'{path}.name is {name!r}; it is one of {", ".join(schema.sections)}')
+    schema = {'name': STRING} | schema.sections[name]
+  prefix = f'{path}.' if path else ''
+  for key in section:
+    if key not in schema:
+      raise InputError(f'{prefix}{key} is not a field of this config{nearest_name(key, schema)}')
+  for key, field in schema.items():
+    if key not in section:
+      raise InputError(f'{prefix}{key} is missing from the config')
+    if not isinstance(field, Field):
+      _check_section(f'{prefix}{key}', section[key], field)
+    elif not field.holds(section[key]):
+      raise InputError(f'{prefix}{key} is {section[key]!r}; it is {field.allowed}')
+
+
+def _is_int(value: Any) -> bool:
+  return isinstance(value, int) and not isinstance(value, bool)

@@ -1,0 +1,131 @@
+import functools
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from vaediff.networks import layers
+
+
+@pytest.mark.parametrize(
+  ('kernel_size', 'size'),
+  [((1, 1), (8, 8)), ((3, 3), (9, 11)), ((5, 3), (9, 11)), ((3, 3), (1, 2))],
+)
+def test_conv_implementations_agree_in_values_and_gradients(kernel_size, size):
+  keys = jax.random.split(jax.random.key(0), 3)
+  x = jax.random.normal(keys[0], (2, *size, 3))
+  kernel = jax.random.normal(keys[1], (*kernel_size, 3, 5))
+  cotangent = jax.random.normal(keys[2], (2, *size, 5))
+
+  @functools.partial(jax.jit, static_argnums=0)
+  def run(implementation):
+    y, pull_back = jax.vjp(lambda x, k: layers.conv(x, k, implementation), x, kernel)
+    return y, *pull_back(cotangent)
+
+  for ours, reference in zip(run('matmul'), run('lax')):
+    np.testing.assert_allclose(ours, reference, rtol=1e-4, atol=1e-4)
+
+
+def test_conv_default_follows_the_backend():
+  x, kernel = jnp.ones((1, 4, 4, 2)), jnp.ones((3, 3, 2, 2))
+  jaxpr = str(jax.make_jaxpr(layers.conv)(x, kernel))
+  assert ('conv_general_dilated' in jaxpr) == (jax.default_backend() != 'cpu')
+
+
+def test_conv_module_has_float32_parameters_and_computes_in_dtype():
+  x = jnp.ones((1, 4, 4, 2))
+  module = layers.Conv(6, dtype=jnp.bfloat16)
+  params = module.init(jax.random.key(0), x)
+  assert jax.tree.map(lambda p: (p.shape, p.dtype), params['params']) == {
+    'kernel': ((3, 3, 2, 6), jnp.float32),
+    'bias': ((6,), jnp.float32),
+  }
+  assert module.apply(params, x).dtype == jnp.bfloat16
+
+
+@pytest.mark.parametrize(
+  ('x_shape', 'kernel_shape', 'implementation', 'message'),
+  [
+    ((4, 4, 2), (3, 3, 2, 2), None, 'pictures are'),
+    ((1, 4, 4, 2), (2, 2, 2, 2), None, 'odd'),
+    ((1, 4, 4, 2), (3, 3, 4, 2), None, 'channels'),
+    ((1, 4, 4, 2), (3, 3, 2, 2), 'fft', 'lax, matmul'),
+  ],
+)
+def test_conv_refuses(x_shape, kernel_shape, implementation, message):
+  with pytest.raises(ValueError, match=message):
+    layers.conv(jnp.ones(x_shape), jnp.ones(kernel_shape), implementation)
+
+
+@pytest.mark.parametrize('size', [1, 2, 3])
+def test_space_to_depth_and_depth_to_space_are_inverses(size):
+  x = jax.random.normal(jax.random.key(0), (2, 6, 12, 36))
+  deep = layers.space_to_depth(x, size)
+  assert deep.shape == (2, 6 // size, 12 // size, 36 * size**2)
+  np.testing.assert_array_equal(layers.depth_to_space(deep, size), x)
+  flat = layers.depth_to_space(x, size)
+  np.testing.assert_array_equal(layers.space_to_depth(flat, size), x)
+
+
+def test_space_to_depth_gathers_one_patch_per_pixel():
+  x = jnp.arange(16).reshape(1, 4, 4, 1)
+  np.testing.assert_array_equal(layers.space_to_depth(x, 2)[0, 0, 1], [2, 3, 6, 7])
+
+
+def test_resampling_refuses_sizes_that_do_not_divide():
+  with pytest.raises(ValueError, match='not divisible by 2'):
+    layers.space_to_depth(jnp.ones((1, 9, 8, 1)), 2)
+  with pytest.raises(ValueError, match='3 channels'):
+    layers.depth_to_space(jnp.ones((1, 9, 8, 3)), 2)
+
+
+def test_fourier_features_are_sines_and_cosines_of_the_input():
+  x = jnp.array([[0.25, -0.5]])
+  expected = [0.25, -0.5, *np.sin(np.pi * np.array([0.5, -1.0])), *np.cos([np.pi / 2, -np.pi])]
+  np.testing.assert_allclose(layers.fourier_features(x, (1,))[0], expected, atol=1e-6)
+  np.testing.assert_array_equal(layers.fourier_features(x, ()), x)
+
+
+def test_log_snr_features_tell_all_levels_apart():
+  """Nearest features belong to nearest levels over the whole range: no two levels coincide."""
+  log_snr = jnp.linspace(-25, 25, 501)
+  features = np.asarray(layers.log_snr_features(log_snr, 64), np.float64)
+  assert features.shape == (501, 64)
+  distances = np.linalg.norm(features[:, None] - features[None], axis=-1) + 1e9 * np.eye(501)
+  neighbours = distances.argmin(axis=1)
+  assert np.all(np.abs(neighbours - np.arange(501)) == 1)
+  assert distances.min() > 0.5
+
+
+@pytest.mark.parametrize(
+  ('n', 'at_most', 'expected'), [(48, 12, 12), (7, 6, 1), (6, 0, 1), (4, 9, 4)]
+)
+def test_largest_divisor(n, at_most, expected):
+  assert layers.largest_divisor(n, at_most) == expected
+
+
+@pytest.mark.parametrize('dtype', [jnp.float32, jnp.bfloat16])
+def test_group_norm_matches_its_definition(dtype):
+  """Statistics in float32: an offset of 100 would leave bfloat16 statistics without digits."""
+  x = (jax.random.normal(jax.random.key(0), (2, 5, 4, 12)) + 100).astype(dtype)
+  y, _ = jax.jit(layers.GroupNorm(dtype).init_with_output)(jax.random.key(1), x)
+  groups = np.asarray(x, np.float64).reshape(2, 20, 3, 4)
+  mean, var = groups.mean((1, 3), keepdims=True), groups.var((1, 3), keepdims=True)
+  expected = ((groups - mean) / np.sqrt(var + 1e-5)).reshape(x.shape)
+  np.testing.assert_allclose(np.asarray(y, np.float64), expected, atol=0.05)
+
+
+def test_self_attention_is_the_textbook_formula():
+  batch, tokens, heads, depth = 2, 6, 2, 4
+  x = jax.random.normal(jax.random.key(0), (batch, 2, 3, heads * depth))
+  module = layers.SelfAttention(heads)
+  params = module.init(jax.random.key(1), x)
+  first, last = params['params']['Dense_0'], params['params']['Dense_1']
+  qkv = x.reshape(batch, tokens, -1) @ first['kernel'] + first['bias']
+  q, k, v = jnp.moveaxis(qkv.reshape(batch, tokens, 3, heads, depth), 2, 0)
+  weights = jax.nn.softmax(jnp.einsum('bqhd,bkhd->bhqk', q, k) / math.sqrt(depth), axis=-1)
+  y = jnp.einsum('bhqk,bkhd->bqhd', weights, v).reshape(batch, tokens, -1)
+  y = (y @ last['kernel'] + last['bias']).reshape(x.shape)
+  np.testing.assert_allclose(module.apply(params, x), y, rtol=1e-4, atol=1e-5)

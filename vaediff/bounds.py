@@ -1,0 +1,87 @@
+"""Bounds on the log-likelihood, as pure functions of distributions; no network is known here.
+
+The evidence lower bound of a latent-variable model (Kingma & Welling 2014, eq. 3; lecture section
+3) and the variational bound of diffusion, term by term (Ho et al. 2020, eq. 5; lecture section 4,
+"a loss at the level of distributions"). All in nats, `[B]`, unreduced.
+"""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+
+from vaediff import forward_process, gaussian, random
+
+
+def elbo(log_likelihood, kl):
+  """The evidence lower bound E_q[log p(x | z)] - KL(q(z | x) | p(z)) <= log p(x), term by term.
+
+  log_likelihood, kl: [B] nats, the first by one or more draws of z. Returns {'elbo',
+  'reconstruction' (= -log_likelihood), 'kl'}: each [B] nats, elbo = -(reconstruction + kl).
+  """
+  return {'elbo': log_likelihood - kl, 'reconstruction': -log_likelihood, 'kl': kl}
+
+
+def diffusion_prior_kl(x_0, log_snr):
+  """KL(q(x_T | x_0) | N(0, I)), what the forward process leaves of the data. [B] nats.
+
+  x_0: [B, ...]. log_snr: the schedule's table [T+1].
+  """
+  return gaussian.kl_to_standard_normal(forward_process.marginal(x_0, log_snr[-1]))
+
+
+def diffusion_term(keys, x_0, t, log_snr, reverse_step: Callable, decoder_log_prob: Callable):
+  """One draw of the bound's term at time t, for each example at its own t. [B] nats.
+
+  t > 1: KL(q(x_{t-1} | x_t, x_0) | p(x_{t-1} | x_t)); t = 1: -log p(x | x_1); x_t ~ q(x_t | x_0).
+
+  keys: [B]. x_0: [B, ...]. t: [B] integers in 1..T. log_snr: table [T+1].
+  reverse_step(x_t, t) -> Normal: the model's p(x_{t-1} | x_t).
+  decoder_log_prob(x_1, reverse) -> [B]: log p(x | x_1), given x_1 and reverse_step(x_1, 1).
+  """
+  log_snr = jnp.asarray(log_snr, x_0.dtype)
+  x_t = gaussian.sample(keys, forward_process.marginal(x_0, log_snr[t]))
+  reverse = reverse_step(x_t, t)
+  # At t = 1 the posterior is a point; any finite log-SNR keeps the branch not taken finite, and
+  # with it the gradient of the one that is.
+  log_snr_s = jnp.where(t > 1, log_snr[t - 1], log_snr[t] + 1)
+  posterior = forward_process.posterior(x_0, x_t, log_snr_s, log_snr[t])
+  return jnp.where(t > 1, gaussian.kl(posterior, reverse), -decoder_log_prob(x_t, reverse))
+
+
+def diffusion_bound(
+  keys, x_0, log_snr, reverse_step: Callable, decoder_log_prob: Callable, num_times: int
+):
+  """The variational bound of diffusion on log p(x), term by term (Ho et al. 2020, eq. 5).
+
+  The sum over t = 2..T is exact for num_times = T - 1; with fewer, each example's times are drawn
+  by systematic sampling: one from each of num_times equal parts of 2..T, at one random offset, in
+  integers. Every t is equally likely, so the estimate stays unbiased. The decoder's term, t = 1, and the prior's are
+  always computed. One network call for each time and one for the decoder, in one `lax.scan`.
+
+  keys: [B]. x_0: [B, ...]; reverse_step and decoder_log_prob as in `diffusion_term`. Returns
+  {'elbo', 'prior_kl', 'diffusion_kl' (the sum over t = 2..T), 'reconstruction' (t = 1)}: each [B].
+  Raises ValueError for num_times outside 1..T-1 (0 for T = 1).
+  """
+  T = len(log_snr) - 1
+  if not min(1, T - 1) <= num_times <= T - 1:
+    raise ValueError(f'num_times is {num_times}; with T = {T} it lies in {min(1, T - 1)}..{T - 1}')
+  offset_keys, decoder_keys, term_keys = random.split(keys, 3)
+  offset = random.integers(offset_keys, 0, max(T - 1, 1))
+  term = lambda keys, t: diffusion_term(keys, x_0, t, log_snr, reverse_step, decoder_log_prob)
+
+  def add_part(total, part):
+    t = 2 + (part * (T - 1) + offset) // num_times
+    return total + term(random.fold_in(term_keys, part), t), None
+
+  zeros = jnp.zeros(x_0.shape[0], x_0.dtype)
+  total, _ = jax.lax.scan(add_part, zeros, jnp.arange(num_times))
+  reconstruction = term(decoder_keys, jnp.ones(x_0.shape[0], jnp.int32))
+  prior_kl = diffusion_prior_kl(x_0, log_snr)
+  diffusion_kl = total * ((T - 1) / max(num_times, 1))
+  return {
+    'elbo': -(prior_kl + diffusion_kl + reconstruction),
+    'prior_kl': prior_kl,
+    'diffusion_kl': diffusion_kl,
+    'reconstruction': reconstruction,
+  }

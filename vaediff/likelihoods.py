@@ -1,0 +1,174 @@
+"""Likelihoods p(x | parameters) of data on a finite number of levels, and of continuous data.
+
+Data are levels 0 .. num_levels - 1 (17 for digits, 256 for MNIST, 2 for binarised MNIST). Networks
+see them centred on [-1, 1]; there the levels lie 2 / (num_levels - 1) apart, and a discretised
+density gives each level the mass between the midpoints to its neighbours, the outer levels the
+tails as well, so that the probabilities over all levels sum to one (Ho et al. 2020, eq. 13;
+Salimans et al. 2017, eq. 2).
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.scipy import special
+
+from vaediff import gaussian, random
+
+
+def center(x, num_levels: int):
+  """Levels 0 .. num_levels - 1 to float32 on [-1, 1]."""
+  return jnp.asarray(x, jnp.float32) * (2 / (num_levels - 1)) - 1
+
+
+def quantize(x, num_levels: int):
+  """From [-1, 1] to the nearest of the levels 0 .. num_levels - 1, as uint8; clips outside."""
+  return jnp.round((jnp.clip(x, -1, 1) + 1) * ((num_levels - 1) / 2)).astype(jnp.uint8)
+
+
+def bernoulli_log_prob(x, logits):
+  """log p(x) of x in {0, 1}, P(1) = sigmoid(logits). x, logits: [B, ...]. Returns [B] nats."""
+  return gaussian.sum_event(jax.nn.log_sigmoid(jnp.where(x == 1, logits, -logits)))
+
+
+def discretized_normal_log_prob(x, mean, log_scale, num_levels: int):
+  """log P(level x) under N(mean, exp(log_scale)^2) on [-1, 1] (Ho et al. 2020, eq. 13).
+
+  x: [B, ...] levels. mean, log_scale: broadcast to x. Returns [B] nats. Float32-accurate in both
+  tails: a mass right of the mean is measured as its mirror image on the left.
+  """
+
+  def log_mass(lower, upper):
+    flip = lower + upper > 0
+    lower, upper = jnp.where(flip, -upper, lower), jnp.where(flip, -lower, upper)
+    log_upper = log_ndtr(upper)
+    return log_upper + jnp.log(-jnp.expm1(log_ndtr(lower) - log_upper))
+
+  return _discretized(x, mean, log_scale, num_levels, log_mass, log_ndtr)
+
+
+def discretized_logistic_log_prob(x, mean, log_scale, num_levels: int):
+  """log P(level x) under the logistic distribution with mean and scale exp(log_scale) on [-1, 1].
+
+  x: [B, ...] levels. mean, log_scale: broadcast to x. Returns [B] nats. Salimans et al. 2017,
+  eq. 2, with the difference of two sigmoids written as a product, which does not cancel:
+  sigmoid(b) - sigmoid(a) = sigmoid(b) sigmoid(-a) (1 - e^(a - b)).
+  """
+
+  def log_mass(lower, upper):
+    log_cdf_upper, log_sf_lower = jax.nn.log_sigmoid(upper), jax.nn.log_sigmoid(-lower)
+    return log_cdf_upper + log_sf_lower + jnp.log(-jnp.expm1(lower - upper))
+
+  return _discretized(x, mean, log_scale, num_levels, log_mass, jax.nn.log_sigmoid)
+
+
+@jax.custom_jvp
+def log_ndtr(z):
+  """The logarithm of the standard normal's distribution function, elementwise.
+
+  SciPy's function with a derivative of its own, pdf(z) / cdf(z): in the left tail, where the
+  quotient of two vanishing numbers rounds to anything, it is their continued fraction (Abramowitz
+  & Stegun 1964, 26.2.14).
+  """
+  return special.log_ndtr(z)
+
+
+@log_ndtr.defjvp
+def _log_ndtr_jvp(primals, tangents):
+  (z,), (z_dot,) = primals, tangents
+  log_cdf = log_ndtr(z)
+  x = jnp.maximum(-z, 5.0)
+  tail = x + 1 / (x + 2 / (x + 3 / (x + 4 / (x + 5 / x))))
+  body = jnp.exp(-0.5 * jnp.square(jnp.maximum(z, -5.0)) - 0.5 * gaussian.LOG_2PI - log_cdf)
+  return log_cdf, jnp.where(z < -5.0, tail, body) * z_dot
+
+
+def nearest_level_log_prob(x, x_t, signal_scale, noise_scale, num_levels: int):
+  """log p(x | x_t) by Bayes' rule from q(x_t | x) and a uniform prior over the levels.
+
+  p(level k | x_t) is proportional to N(x_t; signal_scale center(k), noise_scale^2), in every
+  dimension by itself: the decoder of Kingma et al. 2021 (section 3.2), with nothing to learn.
+  x: [B, ...] levels. x_t: [B, ...]. signal_scale, noise_scale: broadcast to x_t. Returns [B] nats.
+  """
+  levels = center(jnp.arange(num_levels), num_levels)
+  z = (x_t[..., None] - jnp.expand_dims(signal_scale, -1) * levels) / jnp.expand_dims(
+    noise_scale, -1
+  )
+  log_probs = jax.nn.log_softmax(-0.5 * jnp.square(z), axis=-1)
+  index = jnp.asarray(x, jnp.int32)[..., None]
+  return gaussian.sum_event(jnp.take_along_axis(log_probs, index, axis=-1)[..., 0])
+
+
+class Likelihood(NamedTuple):
+  """p(x | outputs of a decoder), as pure functions of the decoder's raw output.
+
+  num_outputs: how many output channels the decoder needs for each channel of the data
+  log_prob(outputs [B, ..., num_outputs * C], x [B, ..., C]) -> [B] nats
+  mean(outputs) -> x [B, ..., C], the mean, on the data's own levels where it has levels
+  sample(keys [B], outputs) -> x [B, ..., C], a draw, on the data's own levels
+  """
+
+  num_outputs: int
+  log_prob: Callable
+  mean: Callable
+  sample: Callable
+
+
+def bernoulli() -> Likelihood:
+  """Bernoulli likelihood of binary data; the decoder outputs logits."""
+
+  def sample(keys, logits):
+    return (random.uniform(keys, logits.shape) < jax.nn.sigmoid(logits)).astype(jnp.uint8)
+
+  return Likelihood(
+    num_outputs=1,
+    log_prob=lambda logits, x: bernoulli_log_prob(x, logits),
+    mean=lambda logits: (logits > 0).astype(jnp.uint8),
+    sample=sample,
+  )
+
+
+def discretized_normal(num_levels: int) -> Likelihood:
+  """Discretised Gaussian; the decoder outputs mean and log-scale for every pixel."""
+  return _location_scale(num_levels, discretized_normal_log_prob, random.normal)
+
+
+def discretized_logistic(num_levels: int) -> Likelihood:
+  """Discretised logistic; the decoder outputs mean and log-scale for every pixel."""
+  return _location_scale(num_levels, discretized_logistic_log_prob, random.logistic)
+
+
+def _location_scale(num_levels: int, level_log_prob, noise) -> Likelihood:
+  def split(outputs):
+    mean, log_scale = jnp.split(outputs, 2, axis=-1)
+    # Softly bounded below at a tenth of the distance of two levels: past that, all mass is on one
+    # level, where the gradient of the log-scale vanishes while its value runs away.
+    floor = jnp.log(0.2 / (num_levels - 1))
+    return mean, floor + jax.nn.softplus(log_scale - floor)
+
+  def sample(keys, outputs):
+    mean, log_scale = split(outputs)
+    return quantize(mean + jnp.exp(log_scale) * noise(keys, mean.shape), num_levels)
+
+  return Likelihood(
+    num_outputs=2,
+    log_prob=lambda outputs, x: level_log_prob(x, *split(outputs), num_levels),
+    mean=lambda outputs: quantize(split(outputs)[0], num_levels),
+    sample=sample,
+  )
+
+
+def _discretized(x, mean, log_scale, num_levels: int, log_mass, log_cdf):
+  """Sums over the event the log-mass of each level's interval, the outer ones reaching to infinity.
+
+  log_mass(lower, upper): of an interval, in units of the scale. log_cdf(z), of a symmetric density.
+  """
+  distance = center(x, num_levels) - mean
+  half_width, inverse_scale = 1 / (num_levels - 1), jnp.exp(-log_scale)
+  lower, upper = (distance - half_width) * inverse_scale, (distance + half_width) * inverse_scale
+  inner = log_mass(lower, upper)
+  is_lowest, is_highest = x == 0, x == num_levels - 1
+  return gaussian.sum_event(
+    jnp.where(is_lowest, log_cdf(upper), jnp.where(is_highest, log_cdf(-lower), inner))
+  )

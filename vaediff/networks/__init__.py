@@ -1,0 +1,41 @@
+"""Networks: the only package that imports flax.linen.
+
+Outside of it a network is a pair of pure functions, so a method never knows what it is closed over.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+
+
+class Network(NamedTuple):
+  """A network as two pure functions.
+
+  init(key, *inputs) -> params     parameters in float32
+  apply(params, *inputs) -> output in float32, whatever the compute dtype
+  """
+
+  init: Callable[..., Any]
+  apply: Callable[..., jax.Array]
+
+
+def from_module(module: nn.Module, check: Callable[..., None] | None = None) -> Network:
+  """The `Network` of a Linen module that has parameters only (no mutable collections).
+
+  check: called with the inputs of `init` and `apply` before the module sees them; raises
+  ValueError where they are wrong. It runs while JAX traces, so it may look at shapes and dtypes.
+  """
+
+  def init(key, *inputs):
+    if check is not None:
+      check(*inputs)
+    return module.init(key, *inputs)['params']
+
+  def apply(params, *inputs):
+    if check is not None:
+      check(*inputs)
+    return module.apply({'params': params}, *inputs)
+
+  return Network(init, apply)

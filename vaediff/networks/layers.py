@@ -1,0 +1,227 @@
+"""The parts that the networks share: convolution, resampling, embeddings, attention, blocks.
+
+Everything computes in `dtype` with float32 parameters; norm statistics and softmax are float32.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from vaediff.networks import checks
+
+CONV_IMPLEMENTATIONS = ('lax', 'matmul')
+
+
+def conv(x: jax.Array, kernel: jax.Array, implementation: str | None = None) -> jax.Array:
+  """Convolution (cross-correlation) with stride 1 and zero padding that keeps the picture size.
+
+  x: [B, H, W, Cin]. kernel: [kh, kw, Cin, Cout], kh and kw odd. Returns [B, H, W, Cout].
+
+  implementation 'lax' is XLA's convolution; 'matmul' is one matrix product per kernel row. None
+  takes 'matmul' on CPU, where XLA leaves its fast convolution behind inside `lax.scan` (10-30
+  times slower, jax-ml/jax#12868), and 'lax' elsewhere.
+
+  Raises ValueError for an even kernel, channels that do not match, an unknown implementation.
+  """
+  checks.pictures(x)
+  if kernel.ndim != 4 or kernel.shape[0] % 2 == 0 or kernel.shape[1] % 2 == 0:
+    raise ValueError(f'kernel has shape {kernel.shape}; give [kh, kw, Cin, Cout], kh and kw odd')
+  if kernel.shape[2] != x.shape[3]:
+    raise ValueError(
+      f'kernel {kernel.shape} reads {kernel.shape[2]} channels, the input {x.shape} has '
+      f'{x.shape[3]}; make them equal'
+    )
+  if implementation is None:
+    implementation = 'matmul' if jax.default_backend() == 'cpu' else 'lax'
+  checks.one_of(CONV_IMPLEMENTATIONS, implementation=implementation)
+  if implementation == 'lax':
+    return jax.lax.conv_general_dilated(
+      x, kernel, (1, 1), 'SAME', dimension_numbers=('NHWC', 'HWIO', 'NHWC')
+    )
+  return _conv_by_products(x, kernel)
+
+
+def _conv_by_products(x, kernel):
+  batch, height, width, _ = x.shape
+  kh, kw, _, out_channels = kernel.shape
+  x = jnp.pad(x, ((0, 0), (kh // 2, kh // 2), (kw // 2, kw // 2), (0, 0)))
+  # With the rows outermost, every vertical shift is one contiguous piece of memory: forward and
+  # backward together this runs up to twice as fast as slicing [B, H, W, C].
+  x = x.swapaxes(0, 1)
+  columns = jnp.concatenate([x[:, :, j : j + width] for j in range(kw)], axis=-1)
+  columns = columns.reshape(height + kh - 1, batch * width, -1)
+  y = sum(
+    columns[i : i + height].reshape(height * batch * width, -1)
+    @ kernel[i].reshape(-1, out_channels)
+    for i in range(kh)
+  )
+  return y.reshape(height, batch, width, out_channels).swapaxes(0, 1)
+
+
+class Conv(nn.Module):
+  """`conv` with a kernel [kh, kw, Cin, features] and a bias. [B, H, W, Cin] -> [B, H, W, features].
+
+  Raises ValueError as `conv` does.
+  """
+
+  features: int
+  kernel_size: tuple[int, int] = (3, 3)
+  kernel_init: Callable[..., jax.Array] = nn.initializers.lecun_normal()
+  implementation: str | None = None
+  dtype: Any = jnp.float32
+
+  @nn.compact
+  def __call__(self, x):
+    kernel_shape = (*self.kernel_size, x.shape[-1], self.features)
+    kernel = self.param('kernel', self.kernel_init, kernel_shape, jnp.float32)
+    bias = self.param('bias', nn.initializers.zeros, (self.features,), jnp.float32)
+    y = conv(x.astype(self.dtype), kernel.astype(self.dtype), self.implementation)
+    return y + bias.astype(self.dtype)
+
+
+def space_to_depth(x: jax.Array, size: int) -> jax.Array:
+  """[B, H, W, C] -> [B, H/size, W/size, size^2 C]: each size x size patch becomes one pixel.
+
+  The inverse of `depth_to_space`. Raises ValueError unless `size` divides H and W.
+  """
+  batch, height, width, channels = x.shape
+  if height % size or width % size:
+    raise ValueError(f'{height}x{width} is not divisible by {size}; pad it (pad_to_multiple)')
+  x = x.reshape(batch, height // size, size, width // size, size, channels)
+  return x.swapaxes(2, 3).reshape(batch, height // size, width // size, size**2 * channels)
+
+
+def depth_to_space(x: jax.Array, size: int) -> jax.Array:
+  """[B, H, W, size^2 C] -> [B, size H, size W, C]: each pixel becomes one size x size patch.
+
+  The inverse of `space_to_depth`. Raises ValueError unless size^2 divides the channels.
+  """
+  batch, height, width, channels = x.shape
+  if channels % size**2:
+    raise ValueError(f'{channels} channels do not make {size}x{size} patches; use a multiple')
+  x = x.reshape(batch, height, width, size, size, channels // size**2)
+  return x.swapaxes(2, 3).reshape(batch, size * height, size * width, channels // size**2)
+
+
+def pad_to_multiple(x: jax.Array, multiple: int) -> jax.Array:
+  """[B, H, W, C] with zeros below and on the right until `multiple` divides H and W."""
+  return jnp.pad(x, ((0, 0), (0, -x.shape[1] % multiple), (0, -x.shape[2] % multiple), (0, 0)))
+
+
+def fourier_features(x: jax.Array, exponents: Sequence[int]) -> jax.Array:
+  """x with sin(2^n pi x), cos(2^n pi x) for each n appended (Kingma et al. 2021, appendix C).
+
+  [..., C] -> [..., (1 + 2 len(exponents)) C], float32. They show a network the least significant
+  bits of the data, which decide its likelihood.
+  """
+  x = x.astype(jnp.float32)
+  angles = [2.0**n * jnp.pi * x for n in exponents]
+  return jnp.concatenate([x, *map(jnp.sin, angles), *map(jnp.cos, angles)], axis=-1)
+
+
+# Between noise levels so close that a network need not tell them apart, and one turn over all of
+# [-25, 25] twice, so that the slowest pair alone is already monotone over the whole range.
+_SHORTEST_WAVELENGTH, _LONGEST_WAVELENGTH = 0.25, 100.0
+
+
+def log_snr_features(log_snr: jax.Array, num_features: int) -> jax.Array:
+  """Sinusoids of the log-SNR (Vaswani et al. 2017, section 3.5, on another scale).
+
+  log_snr: [B], about [-25, 25]. Returns [B, num_features] float32: sines then cosines with
+  wavelengths geometric from 0.25 to 100 in log-SNR. Raises ValueError if num_features is odd.
+  """
+  if num_features % 2:
+    raise ValueError(f'num_features is {num_features}; sines and cosines pair up, make it even')
+  wavelengths = np.geomspace(_SHORTEST_WAVELENGTH, _LONGEST_WAVELENGTH, num_features // 2)
+  angles = log_snr.astype(jnp.float32)[:, None] * jnp.asarray(2 * np.pi / wavelengths, jnp.float32)
+  return jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], axis=-1)
+
+
+class ConditionEmbedding(nn.Module):
+  """What a denoiser is told beside x_t: (log_snr_t [B], label [B]) -> [B, width].
+
+  A two-layer MLP of the log-SNR's sinusoids, plus, if num_classes > 0, a learned row per label;
+  label -1 is "no label" and has a row of its own (Ho & Salimans 2022). num_classes = 0 ignores
+  the labels. A label past the last class gives NaN. Ends in SiLU: blocks apply one linear map.
+  """
+
+  width: int
+  num_classes: int
+  num_features: int = 64
+  dtype: Any = jnp.float32
+
+  @nn.compact
+  def __call__(self, log_snr_t, label):
+    h = log_snr_features(log_snr_t, self.num_features)
+    h = nn.silu(nn.Dense(self.width, dtype=self.dtype)(h))
+    h = nn.Dense(self.width, dtype=self.dtype)(h)
+    if self.num_classes:
+      # Index -1 is the last of the num_classes + 1 rows.
+      h = h + nn.Embed(self.num_classes + 1, self.width, dtype=self.dtype)(label)
+    return nn.silu(h)
+
+
+def largest_divisor(n: int, at_most: int) -> int:
+  """The largest divisor of n that is not above max(at_most, 1)."""
+  return next(d for d in range(max(min(at_most, n), 1), 0, -1) if n % d == 0)
+
+
+class GroupNorm(nn.Module):
+  """Group normalisation (Wu & He 2018): at most 32 groups, at least 4 channels in each."""
+
+  dtype: Any = jnp.float32
+
+  @nn.compact
+  def __call__(self, x):
+    num_groups = largest_divisor(x.shape[-1], at_most=min(32, x.shape[-1] // 4))
+    return nn.GroupNorm(num_groups=num_groups, epsilon=1e-5, dtype=self.dtype)(x)
+
+
+class ResidualBlock(nn.Module):
+  """x + conv(SiLU(norm(conv(SiLU(norm(x)))))), second convolution zero at initialisation.
+
+  x: [B, H, W, C], embedding: [B, E] or None -> [B, H, W, width]. An embedding scales and shifts
+  the second norm (Dhariwal & Nichol 2021, section 3, "adaptive group normalization").
+  """
+
+  width: int
+  dtype: Any = jnp.float32
+
+  @nn.compact
+  def __call__(self, x, embedding=None):
+    h = nn.silu(GroupNorm(self.dtype)(x))
+    h = Conv(self.width, dtype=self.dtype)(h)
+    h = GroupNorm(self.dtype)(h)
+    if embedding is not None:
+      modulation = nn.Dense(2 * self.width, dtype=self.dtype)(embedding)
+      scale, shift = jnp.split(modulation[:, None, None, :], 2, axis=-1)
+      h = h * (1 + scale) + shift
+    h = Conv(self.width, kernel_init=nn.initializers.zeros, dtype=self.dtype)(nn.silu(h))
+    if x.shape[-1] != self.width:
+      x = nn.Dense(self.width, dtype=self.dtype)(x)
+    return x + h
+
+
+class SelfAttention(nn.Module):
+  """Multi-head self-attention over all positions (Vaswani et al. 2017). [B, ..., C] -> same.
+
+  num_heads must divide C.
+  """
+
+  num_heads: int
+  output_init: Callable[..., jax.Array] = nn.initializers.lecun_normal()
+  dtype: Any = jnp.float32
+
+  @nn.compact
+  def __call__(self, x):
+    batch, channels = x.shape[0], x.shape[-1]
+    num_tokens = math.prod(x.shape[1:-1])
+    qkv = nn.Dense(3 * channels, dtype=self.dtype)(x)
+    qkv = qkv.reshape(batch, num_tokens, 3, self.num_heads, channels // self.num_heads)
+    y = jax.nn.dot_product_attention(qkv[:, :, 0], qkv[:, :, 1], qkv[:, :, 2])
+    return nn.Dense(channels, kernel_init=self.output_init, dtype=self.dtype)(y.reshape(x.shape))

@@ -1,0 +1,107 @@
+"""What a run says while it runs: progress bar, metrics.jsonl, TensorBoard, pictures."""
+
+import contextlib
+import json
+import time
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from tensorboardX import SummaryWriter
+from tqdm import tqdm
+
+
+class Reporter:
+  """Writes the curves of one run, going on after `first_step` where an earlier start stopped.
+
+  metrics.jsonl holds what the numbers are and nothing about time, so that a resumed run and an
+  uninterrupted one write the same file; speed goes to the progress bar and to TensorBoard.
+  """
+
+  def __init__(self, workdir: Path, first_step: int, num_steps: int, batch_size: int):
+    self._batch_size = batch_size
+    self._file = _open_after(workdir / 'metrics.jsonl', first_step)
+    self._tensorboard = SummaryWriter(str(workdir / 'tensorboard'), purge_step=first_step + 1)
+    self._bar = tqdm(initial=first_step, total=num_steps, unit='step', dynamic_ncols=True)
+    self._step, self._time = first_step, time.monotonic()
+
+  def progress(self, step: int, loss: float) -> None:
+    """Moves the bar to `step`, with the loss and the examples per second since the last call."""
+    now = time.monotonic()
+    rate = (step - self._step) * self._batch_size / max(now - self._time, 1e-9)
+    self._bar.set_postfix_str(f'loss {loss:.4g}, {rate:,.0f} examples/s', refresh=False)
+    self._bar.update(step - self._step)
+    self._tensorboard.add_scalar('speed/examples_per_second', rate, step)
+    self._step, self._time = step, now
+
+  def metrics(self, step: int, split: str, values: dict[str, float]) -> None:
+    """One line of metrics.jsonl, and the same values to TensorBoard."""
+    self._file.write(json.dumps({'step': step, 'split': split, **values}) + '\n')
+    self._file.flush()
+    for name, value in values.items():
+      self._tensorboard.add_scalar(f'{split}/{name}', value, step)
+
+  def picture(self, step: int, name: str, pixels: np.ndarray) -> None:
+    """A picture [H, W, 3] uint8 to TensorBoard."""
+    self._tensorboard.add_image(name, pixels, step, dataformats='HWC')
+
+  def __enter__(self):
+    return self
+
+  def __exit__(self, *_) -> None:
+    self._bar.close()
+    self._tensorboard.close()
+    self._file.close()
+
+
+def grid(x: np.ndarray, num_levels: int, num_columns: int | None = None) -> np.ndarray:
+  """Pictures on levels 0 .. num_levels - 1, [N, H, W, C], as one RGB picture, uint8 [H', W', 3].
+
+  C = 3 is colour; of any other number of channels the mean is shown in grey. Small pictures are
+  enlarged by a whole factor to at least 32 pixels.
+  """
+  num, height, width, channels = x.shape
+  num_columns = num_columns or int(np.ceil(np.sqrt(num)))
+  num_rows = -(-num // num_columns)
+  pixels = np.round(x.astype(np.float64) * (255 / (num_levels - 1)))
+  if channels != 3:
+    pixels = np.repeat(pixels.mean(-1, keepdims=True), 3, axis=-1)
+  scale = -(-32 // min(height, width))
+  pixels = pixels.astype(np.uint8).repeat(scale, 1).repeat(scale, 2)
+  pixels = np.pad(pixels, ((0, num_rows * num_columns - num), (1, 1), (1, 1), (0, 0)))
+  rows = pixels.reshape(num_rows, num_columns, *pixels.shape[1:]).swapaxes(1, 2)
+  return rows.reshape(num_rows * pixels.shape[1], num_columns * pixels.shape[2], 3)
+
+
+def write_picture(path: Path, pixels: np.ndarray) -> None:
+  """Writes pixels [H, W, 3] uint8 as a PNG, whole or not at all."""
+  with replacing(path) as temporary:
+    Image.fromarray(pixels).save(temporary, format='PNG')
+
+
+def write_json(path: Path, value) -> None:
+  """Writes value as JSON, whole or not at all."""
+  with replacing(path) as temporary:
+    temporary.write_text(json.dumps(value, indent=2) + '\n')
+
+
+@contextlib.contextmanager
+def replacing(path: Path):
+  """Yields a temporary path beside `path`, renamed to it if the block succeeds, else removed."""
+  temporary = path.with_name(f'.{path.name}.tmp')
+  try:
+    yield temporary
+    temporary.replace(path)
+  finally:
+    temporary.unlink(missing_ok=True)
+
+
+def _open_after(path: Path, step: int):
+  """Opens metrics.jsonl to append, keeping its whole lines up to `step`."""
+  kept = []
+  if path.exists():
+    lines = path.read_text().splitlines(keepends=True)
+    kept = [line for line in lines if line.endswith('\n') and json.loads(line)['step'] <= step]
+  with replacing(path) as temporary:
+    temporary.write_text(''.join(kept))
+  return path.open('a')

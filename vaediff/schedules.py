@@ -1,0 +1,61 @@
+"""Noise schedules as tables of log signal-to-noise ratios.
+
+A noise schedule of T steps is one float64 table `log_snr`, shape [T+1], strictly decreasing from
+`log_snr[0] = +inf` (clean data) to `log_snr[T]` (almost pure noise). With it
+
+    q(x_t | x_0) = N(sqrt(alpha_bar_t) x_0, (1 - alpha_bar_t) I),  alpha_bar_t = sigmoid(log_snr[t])
+
+(lecture section 4, where alpha_bar is written alpha). Tables are built in float64 and cast once,
+where they meet float32 arrays.
+"""
+
+import numpy as np
+
+
+def linear(T: int, beta_first: float = 1e-4, beta_last: float = 0.02) -> np.ndarray:
+  """The schedule of Ho et al. 2020: beta_t linear in t from beta_first to beta_last. [T+1].
+
+  beta_t is the variance that step t adds: x_t = sqrt(1 - beta_t) x_{t-1} + N(0, beta_t). The
+  defaults are the paper's, meant for T = 1000; for another T, scaling both by 1000 / T keeps
+  log_snr[T] about where it is. Raises ValueError for T < 1 and for a beta outside (0, 1).
+  """
+  _check_num_steps(T)
+  for name, beta in (('beta_first', beta_first), ('beta_last', beta_last)):
+    if not 0 < beta < 1:
+      raise ValueError(f'{name} is {beta}; a variance that a step adds lies inside (0, 1)')
+  return from_betas(np.linspace(beta_first, beta_last, T))
+
+
+def cosine(T: int) -> np.ndarray:
+  """The schedule of Nichol & Dhariwal 2021, eq. 17, with s = 0.008 and betas <= 0.999. [T+1].
+
+  alpha_bar_t = f(t) / f(0), f(t) = cos^2((t/T + s) / (1 + s) pi/2). Raises ValueError for T < 1.
+  """
+  _check_num_steps(T)
+  s = 0.008
+  f = np.cos((np.arange(T + 1) / T + s) / (1 + s) * np.pi / 2) ** 2
+  return from_betas(np.minimum(1 - f[1:] / f[:-1], 0.999))
+
+
+def linear_log_snr(T: int, first: float = 13.3, last: float = -5.0) -> np.ndarray:
+  """log_snr linear in t from `first` at t = 1 to `last` at t = T. [T+1].
+
+  The initial schedule of Kingma et al. 2021 (appendix H): at 13.3 the noise is a third of half a
+  level of 8-bit data, so that the decoder term is nearly free. Raises ValueError for T < 1 and
+  where the table would not decrease.
+  """
+  _check_num_steps(T)
+  if first <= last:
+    raise ValueError(f'first {first} <= last {last}; the log-SNR has to fall from first to last')
+  return np.concatenate([[np.inf], np.linspace(first, last, T)])
+
+
+def from_betas(betas: np.ndarray) -> np.ndarray:
+  """The log-SNR table [T+1] of the variances that the steps add, betas [T] inside (0, 1)."""
+  log_alpha_bar = np.cumsum(np.log1p(-np.asarray(betas, np.float64)))
+  return np.concatenate([[np.inf], log_alpha_bar - np.log(-np.expm1(log_alpha_bar))])
+
+
+def _check_num_steps(T: int) -> None:
+  if T < 1:
+    raise ValueError(f'T is {T}; a noise schedule has at least one step')

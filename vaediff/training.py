@@ -1,0 +1,148 @@
+"""Training: the state, the step, and the loop over dispatches of several steps each.
+
+The step is data parallel over all devices; `lax.scan` runs steps_per_dispatch of them in one call,
+so that buffers are reused and the host is out of the way.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from vaediff import data, parallel, random
+from vaediff.methods.base import Batch, Method, Variables
+
+
+class TrainState(NamedTuple):
+  """Everything that a step reads and changes. There is no key in it: keys are folded from `step`.
+
+  step: int32 scalar, the number of steps done.
+  variables: parameters and carry of the method.
+  opt_state: of the optax optimiser.
+  average: the exponential moving average of the parameters, exact from the first step on.
+  """
+
+  step: jax.Array
+  variables: Variables
+  opt_state: Any
+  average: Any
+
+
+def init(key, method: Method, optimizer: optax.GradientTransformation, batch: Batch) -> TrainState:
+  """The state before the first step. batch: any batch with the right shapes."""
+  variables = jax.jit(method.init)(key, batch)
+  return TrainState(
+    jnp.zeros((), jnp.int32), variables, optimizer.init(variables.params), variables.params
+  )
+
+
+def averaged(state: TrainState) -> Variables:
+  """The variables to evaluate and to sample with: averaged parameters, current carry."""
+  return Variables(state.average, state.variables.carry)
+
+
+def make_dispatch(
+  method: Method,
+  optimizer: optax.GradientTransformation,
+  observe: Callable,
+  batch_size: int,
+  ema_decay: float,
+  devices: Sequence[jax.Device],
+) -> Callable:
+  """Several training steps in one call on all devices.
+
+  observe(keys [B], x [B, ...]) -> x: how an example is drawn from its stored form, each time anew
+    (dynamic binarisation), or the identity.
+  batch_size: of the global batch, a multiple of the number of devices.
+  ema_decay: of the parameters' moving average; 0 keeps the current parameters.
+
+  Returns dispatch(state, key, x [D, N, ...], label [D, N], indices [D, K, batch_size / D]) ->
+  (state, metrics {name: [D, K]}), which runs K steps on the examples with these indices. State and
+  metrics are the same on every device; the state passed in is donated.
+  """
+  share = batch_size // len(devices)
+
+  def step(state: TrainState, key, x, label):
+    index = parallel.device_index() * share + jnp.arange(share)
+    observe_keys, loss_keys = random.split(random.example_keys(key, state.step, index))
+    batch = Batch(observe(observe_keys, x), label, index)
+
+    def mean_loss(params):
+      variables = Variables(params, state.variables.carry)
+      terms = method.loss(variables, loss_keys, batch, state.step)
+      return jnp.sum(terms['loss']) / batch_size, terms
+
+    params, carry = state.variables
+    grads, terms = jax.grad(mean_loss, has_aux=True)(params)
+    grads = parallel.sum_over_devices(grads)
+    updates, opt_state = optimizer.update(grads, state.opt_state, params)
+    params = optax.apply_updates(params, updates)
+    if method.update_carry is not None:
+      carry = method.update_carry(carry, parallel.gather_over_devices(terms))
+    metrics = parallel.sum_over_devices({k: jnp.sum(v) / batch_size for k, v in terms.items()})
+    metrics['grad_norm'] = optax.global_norm(grads)
+    average = update_average(state.average, params, ema_decay, state.step + 1)
+    return TrainState(state.step + 1, Variables(params, carry), opt_state, average), metrics
+
+  def dispatch(state, key, x, label, indices):
+    def body(state, index):
+      return step(state, key, x[index], label[index])
+
+    return jax.lax.scan(body, state, indices)
+
+  return parallel.pmap(dispatch, devices, in_axes=(0, None, 0, 0, 0), donate_argnums=0)
+
+
+def update_average(average, params, decay: float, step):
+  """The bias-corrected exponential moving average after `step` >= 1 parameters.
+
+  average_n = (1 - d) sum_i d^(n - i) params_i / (1 - d^n): Adam's correction (Kingma & Ba 2015,
+  section 3), written as a recursion on the corrected value itself, which after the first step is
+  exactly the first parameters.
+  """
+  if decay == 0:
+    return params
+  log_decay = np.log(decay)
+  weight = np.expm1(log_decay) / jnp.expm1(log_decay * step)
+  return jax.tree.map(lambda a, p: a + weight.astype(p.dtype) * (p - a), average, params)
+
+
+def loop(
+  dispatch: Callable,
+  state: TrainState,
+  key,
+  split: data.Split,
+  *,
+  first_step: int,
+  num_steps: int,
+  steps_per_dispatch: int,
+  batch_size: int,
+  seed: int,
+  devices: Sequence[jax.Device],
+  resident_bytes: int = 2**31,
+) -> Iterator[tuple[int, TrainState, dict]]:
+  """Runs dispatches from first_step to num_steps; yields (steps done, state, metrics) after each.
+
+  What is yielded are futures, and the state is donated to the next dispatch: use it before
+  continuing. A split of at most resident_bytes lies on the devices whole; of a larger one each
+  dispatch gets its own examples. Both see the same examples in the same order.
+  """
+  is_resident = split.x.nbytes <= resident_bytes
+  if is_resident:
+    x, label = parallel.replicate((split.x, split.label), devices)
+  for step in range(first_step, num_steps, steps_per_dispatch):
+    count = steps_per_dispatch * batch_size
+    indices = data.indices(seed, step * batch_size, count, len(split.x))
+    # The order inside the global batch is that of the devices: [K, D, b] -> [D, K, b].
+    indices = indices.reshape(steps_per_dispatch, len(devices), -1).swapaxes(0, 1)
+    if not is_resident:
+      own = indices.reshape(-1)
+      x, label = parallel.shard((split.x[own], split.label[own]), devices)
+      places = np.arange(own.size // len(devices)).reshape(steps_per_dispatch, -1)
+      indices = np.broadcast_to(places, indices.shape)
+    indices = parallel.place(indices.astype(np.int32), devices)
+    state, metrics = dispatch(state, key, x, label, indices)
+    yield step + steps_per_dispatch, state, metrics
