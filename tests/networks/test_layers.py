@@ -121,11 +121,11 @@ def test_self_attention_is_the_textbook_formula():
   batch, tokens, heads, depth = 2, 6, 2, 4
   x = jax.random.normal(jax.random.key(0), (batch, 2, 3, heads * depth))
   module = layers.SelfAttention(heads)
-  params = module.init(jax.random.key(1), x)
+  y_module, params = jax.jit(module.init_with_output)(jax.random.key(1), x)
   first, last = params['params']['Dense_0'], params['params']['Dense_1']
   qkv = x.reshape(batch, tokens, -1) @ first['kernel'] + first['bias']
   q, k, v = jnp.moveaxis(qkv.reshape(batch, tokens, 3, heads, depth), 2, 0)
   weights = jax.nn.softmax(jnp.einsum('bqhd,bkhd->bhqk', q, k) / math.sqrt(depth), axis=-1)
   y = jnp.einsum('bhqk,bkhd->bqhd', weights, v).reshape(batch, tokens, -1)
   y = (y @ last['kernel'] + last['bias']).reshape(x.shape)
-  np.testing.assert_allclose(module.apply(params, x), y, rtol=1e-4, atol=1e-5)
+  np.testing.assert_allclose(y_module, y, rtol=1e-4, atol=1e-5)

@@ -124,8 +124,8 @@ def fourier_features(x: jax.Array, exponents: Sequence[int]) -> jax.Array:
   return jnp.concatenate([x, *map(jnp.sin, angles), *map(jnp.cos, angles)], axis=-1)
 
 
-# Between noise levels so close that a network need not tell them apart, and one turn over all of
-# [-25, 25] twice, so that the slowest pair alone is already monotone over the whole range.
+# The longest sine is half a turn over [-25, 25], so it alone orders all levels; the shortest turns
+# within the log-SNR step between neighbouring levels of a schedule of about 100 steps.
 _SHORTEST_WAVELENGTH, _LONGEST_WAVELENGTH = 0.25, 100.0
 
 

@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 
 from vaediff.networks import Network, checks, from_module
@@ -132,5 +131,5 @@ class _Denoiser(nn.Module):
     h = ACTIVATIONS[self.activation](nn.LayerNorm(dtype=self.dtype)(h))
     output_shape = (*x_t.shape[1:-1], self.num_output_channels)
     zeros = nn.initializers.zeros
-    h: jax.Array = nn.Dense(math.prod(output_shape), kernel_init=zeros, dtype=self.dtype)(h)
+    h = nn.Dense(math.prod(output_shape), kernel_init=zeros, dtype=self.dtype)(h)
     return h.astype(jnp.float32).reshape(x_t.shape[0], *output_shape)
