@@ -1,4 +1,4 @@
-"""From a config to the parts of an experiment: the one place where they meet, and where it is read."""
+"""From a config to the parts of an experiment: where the parts meet, and where it is read."""
 
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
@@ -130,7 +130,8 @@ def _optimizer(config: Mapping) -> optax.GradientTransformation:
   peak, warmup_steps = optimizer['learning_rate'], optimizer['warmup_steps']
   if warmup_steps >= num_steps:
     raise InputError(
-      f'optimizer.warmup_steps is {warmup_steps}; it has to be below training.num_steps = {num_steps}'
+      f'optimizer.warmup_steps is {warmup_steps}; it has to be below training.num_steps = '
+      f'{num_steps}'
     )
   after = (
     optax.cosine_decay_schedule(peak, num_steps - warmup_steps)

@@ -193,7 +193,7 @@ def _key(config: dict, stream: int) -> jax.Array:
 
 
 def _is_finished(config: dict, folder: Path) -> bool:
-  """Whether the last stage of training, the samples, is done, and the results are of the last step."""
+  """Whether the results are of the last step and the samples, written last, are there."""
   results = folder / 'results.json'
   if not (folder / 'samples.png').exists() or not results.exists():
     return False

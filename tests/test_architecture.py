@@ -33,7 +33,7 @@ def module_name(path: Path) -> str:
 
 
 def imports(path: Path) -> set[str]:
-  """Modules that a file imports, wherever in it; `from a import b` as a.b where that is a module."""
+  """Modules that a file imports, wherever in it; `from a import b` is a.b if that is a module."""
   found = set()
   for node in ast.walk(ast.parse(path.read_text())):
     if isinstance(node, ast.Import):

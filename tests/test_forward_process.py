@@ -112,7 +112,10 @@ def test_conversion_round_trips(log_snr):
   # Dividing by a small scale multiplies the rounding of x_t (6e-8) by its inverse.
   from_eps = 1e-6 / forward_process.signal_scale(log_snr)
   from_x_0 = 1e-6 / forward_process.noise_scale(log_snr)
-  close = lambda a, b, atol: np.testing.assert_allclose(a, b, atol=atol)
+
+  def close(a, b, atol):
+    return np.testing.assert_allclose(a, b, atol=atol)
+
   close(forward_process.x_0_from_eps(x_t, eps, log_snr), x_0, from_eps)
   close(forward_process.eps_from_x_0(x_t, x_0, log_snr), eps, from_x_0)
   close(forward_process.x_0_from_v(x_t, v, log_snr), x_0, 2e-6)

@@ -170,7 +170,9 @@ def test_kl_is_non_negative_and_zero_only_on_itself(rows):
 @settings(max_examples=50, deadline=None, derandomize=True)
 @given(st.lists(FLOATS, min_size=8, max_size=8))
 def test_full_kl_is_non_negative_and_zero_only_on_itself(values):
-  lower = lambda a, b, c: jnp.array([[[jnp.exp(a), 0.0], [b, jnp.exp(c)]]], jnp.float32)
+  def lower(a, b, c):
+    return jnp.array([[[jnp.exp(a), 0.0], [b, jnp.exp(c)]]], jnp.float32)
+
   q = MultivariateNormal(jnp.array([values[:2]], jnp.float32)[:, :2], lower(*values[2:5]))
   p = MultivariateNormal(jnp.zeros((1, 2)), lower(*values[5:]))
   assert gaussian.kl(q, p)[0] >= 0

@@ -56,7 +56,7 @@ def test_wrong_arguments_are_refused():
   for schedule in (schedules.linear, schedules.cosine, schedules.linear_log_snr):
     with pytest.raises(ValueError, match='T is 0'):
       schedule(0)
-  with pytest.raises(ValueError, match='beta_last is 1.5'):
+  with pytest.raises(ValueError, match=r'beta_last is 1\.5'):
     schedules.linear(10, beta_last=1.5)
   with pytest.raises(ValueError, match='has to fall'):
     schedules.linear_log_snr(10, first=1.0, last=2.0)

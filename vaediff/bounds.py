@@ -56,8 +56,8 @@ def diffusion_bound(
 
   The sum over t = 2..T is exact for num_times = T - 1; with fewer, each example's times are drawn
   by systematic sampling: one from each of num_times equal parts of 2..T, at one random offset, in
-  integers. Every t is equally likely, so the estimate stays unbiased. The decoder's term, t = 1, and the prior's are
-  always computed. One network call for each time and one for the decoder, in one `lax.scan`.
+  integers. Every t is equally likely, so the estimate stays unbiased. The decoder's term, t = 1,
+  and the prior's are always computed. One network call for each time and one for the decoder, in one `lax.scan`.
 
   keys: [B]. x_0: [B, ...]; reverse_step and decoder_log_prob as in `diffusion_term`. Returns
   {'elbo', 'prior_kl', 'diffusion_kl' (the sum over t = 2..T), 'reconstruction' (t = 1)}: each [B].
@@ -68,7 +68,9 @@ def diffusion_bound(
     raise ValueError(f'num_times is {num_times}; with T = {T} it lies in {min(1, T - 1)}..{T - 1}')
   offset_keys, decoder_keys, term_keys = random.split(keys, 3)
   offset = random.integers(offset_keys, 0, max(T - 1, 1))
-  term = lambda keys, t: diffusion_term(keys, x_0, t, log_snr, reverse_step, decoder_log_prob)
+
+  def term(keys, t):
+    return diffusion_term(keys, x_0, t, log_snr, reverse_step, decoder_log_prob)
 
   def add_part(total, part):
     t = 2 + (part * (T - 1) + offset) // num_times

@@ -24,7 +24,7 @@ def noise_scale(log_snr):
 
 
 def marginal(x_0, log_snr_t) -> Normal:
-  """q(x_t | x_0) = N(sqrt(alpha_bar_t) x_0, (1 - alpha_bar_t) I) (lecture section 4, X_t given X_0).
+  """q(x_t | x_0) = N(sqrt(alpha_bar_t) x_0, (1 - alpha_bar_t) I) (lecture section 4).
 
   x_0: [B, ...]. log_snr_t: scalar or [B].
   """

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 
 def example_keys(key, step, index):
-  """The keys [B] of the examples with global index [B] at a step: folded from (key, step, index)."""
+  """The keys [B] of the examples with a global index [B] at a step: fold_in(key, step, index)."""
   step_key = jax.random.fold_in(key, step)
   return jax.vmap(jax.random.fold_in, (None, 0))(step_key, index)
 

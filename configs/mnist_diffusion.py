@@ -1,0 +1,17 @@
+"""Diffusion on MNIST, 8 bits."""
+
+from ml_collections import ConfigDict
+
+from configs import common
+
+
+def get_config(variant: str = ''):
+  config = common.diffusion('mnist')
+  config.method.decoder = 'nearest_level'
+  config.schedule = ConfigDict({'name': 'linear_log_snr', 'T': 1000, 'first': 13.3, 'last': -5.0})
+  config.denoiser.update(widths=(48, 96), num_blocks=1, patch_size=2, fourier_exponents=(7, 8))
+  config.training.update(
+    num_steps=3_000, batch_size=64, steps_per_dispatch=20, checkpoint_every=500
+  )
+  config.evaluation.update(batch_size=500, every=0, num_times=10)
+  return common.finish(config, variant)

@@ -1,0 +1,48 @@
+"""Moving arrays to devices and back; sums and gathers over the device axis."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from vaediff import parallel
+
+DEVICES = jax.devices()[:4]
+
+
+def test_shard_and_unshard_are_inverse():
+  tree = {'a': np.arange(24.0).reshape(8, 3), 'b': np.arange(8)}
+  sharded = parallel.shard(tree, DEVICES)
+  assert sharded['a'].shape == (4, 2, 3)
+  assert [s.device for s in sharded['a'].addressable_shards] == DEVICES
+  for name, value in parallel.unshard(sharded).items():
+    np.testing.assert_array_equal(value, tree[name])
+
+
+def test_replicate_and_unreplicate_are_inverse():
+  tree = {'a': jnp.arange(3.0), 'n': jnp.int32(4)}
+  replicated = parallel.replicate(tree, DEVICES)
+  assert replicated['a'].shape == (4, 3)
+  for name, value in parallel.unreplicate(replicated).items():
+    np.testing.assert_array_equal(value, tree[name])
+
+
+def test_unreplicated_arrays_survive_the_donation_of_their_source():
+  replicated = parallel.replicate(jnp.ones(1000), DEVICES)
+  own = parallel.unreplicate(replicated)
+  double = parallel.pmap(lambda x: x * 2, DEVICES, donate_argnums=0)
+  doubled = double(replicated)
+  assert replicated.is_deleted()
+  np.testing.assert_array_equal(own, 1)
+  np.testing.assert_array_equal(doubled, 2)
+
+
+def test_sum_gather_and_index():
+  def f(x):
+    index = parallel.device_index()
+    return parallel.sum_over_devices(x.sum()), parallel.gather_over_devices(x), index
+
+  x = np.arange(8.0)
+  total, gathered, index = parallel.pmap(f, DEVICES)(parallel.shard(x, DEVICES))
+  np.testing.assert_array_equal(total, x.sum())
+  np.testing.assert_array_equal(gathered, np.broadcast_to(x, (4, 8)))
+  np.testing.assert_array_equal(index, np.arange(4))
