@@ -37,12 +37,13 @@ def diffusion(dataset: str) -> ConfigDict:
       'clip_x_0': True,
     }
   )
+  config.evaluation.num_times = 0
   config.schedule = ConfigDict({'name': 'cosine', 'T': 1000})
   config.denoiser = ConfigDict(
     {
       'name': 'unet',
       'widths': (32, 64),
-      'num_blocks': 2,
+      'num_blocks': 1,
       'patch_size': 1,
       'attention': True,
       'fourier_exponents': (),
@@ -84,7 +85,7 @@ def _base(dataset: str) -> ConfigDict:
         'weight_decay': 0.0,
         'clip_norm': 0.0,
       },
-      'evaluation': {'split': 'test', 'batch_size': 512, 'every': 2_000, 'num_times': 0},
+      'evaluation': {'split': 'test', 'batch_size': 512, 'every': 2_000},
       'sampling': {'num_samples': 64, 'batch_size': 64},
     }
   )

@@ -1,4 +1,10 @@
-"""Diffusion on MNIST, 8 bits."""
+"""Diffusion on 8-bit MNIST: a U-Net trained on the full bound, T = 1000.
+
+  python -m experiments.run --config=configs/mnist_diffusion.py --workdir=runs/mnist_diffusion
+
+MD_TIME minutes on two CPU cores. Test (10,000 examples, the decoder and 10 of the other 999 terms for
+each, unbiased): MD_BPD bits/dim. Data: see BUILD.md.
+"""
 
 from ml_collections import ConfigDict
 

@@ -91,6 +91,7 @@ SCHEDULE = Variants(
   }
 )
 
+EVALUATION = {'split': one_of('test', 'validation'), 'batch_size': integer(1), 'every': integer(0)}
 COMMON = {
   'seed': integer(0),
   'compute_dtype': one_of('float32', 'bfloat16'),
@@ -112,12 +113,7 @@ COMMON = {
     'weight_decay': number(0),
     'clip_norm': number(0),
   },
-  'evaluation': {
-    'split': one_of('test', 'validation'),
-    'batch_size': integer(1),
-    'every': integer(0),
-    'num_times': integer(0),
-  },
+  'evaluation': EVALUATION,
   'sampling': {'num_samples': integer(1), 'batch_size': integer(1)},
 }
 
@@ -142,6 +138,7 @@ METHODS = {
       'clip_x_0': BOOLEAN,
     },
     'schedule': SCHEDULE,
+    'evaluation': EVALUATION | {'num_times': integer(0)},
     'denoiser': DENOISER,
   },
 }
@@ -149,9 +146,7 @@ METHODS = {
 
 def check(config: Mapping) -> None:
   """Raises InputError for the first field of the config that the schema does not allow."""
-  name = config.get('method', {}).get('name')
-  if name not in METHODS:
-    raise InputError(f'method.name is {name!r}; it is one of {", ".join(METHODS)}')
+  name = _variant('method', config.get('method'), METHODS)
   _check_section('', config, COMMON | METHODS[name])
   training, evaluation = config['training'], config['evaluation']
   for path, value in (
@@ -203,10 +198,7 @@ def _check_section(path: str, section: Any, schema: dict | Variants) -> None:
   if not isinstance(section, Mapping):
     raise InputError(f'{path} is {section!r}; it is a section of the config')
   if isinstance(schema, Variants):
-    name = section.get('name')
-    if name not in schema.sections:
-      raise InputError(f'{path}.name is {name!r}; it is one of {", ".join(schema.sections)}')
-    schema = {'name': STRING} | schema.sections[name]
+    schema = {'name': STRING} | schema.sections[_variant(path, section, schema.sections)]
   prefix = f'{path}.' if path else ''
   for key in section:
     if key not in schema:
@@ -218,6 +210,14 @@ def _check_section(path: str, section: Any, schema: dict | Variants) -> None:
       _check_section(f'{prefix}{key}', section[key], field)
     elif not field.holds(section[key]):
       raise InputError(f'{prefix}{key} is {section[key]!r}; it is {field.allowed}')
+
+
+def _variant(path: str, section: Any, names: Mapping) -> str:
+  """The field `name` of a section, which is to be one of the names."""
+  name = section.get('name') if isinstance(section, Mapping) else None
+  if not isinstance(name, str) or name not in names:
+    raise InputError(f'{path}.name is {name!r}; it is one of {", ".join(names)}')
+  return name
 
 
 def _is_int(value: Any) -> bool:

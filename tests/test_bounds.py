@@ -1,8 +1,8 @@
 """The diffusion bound against exact answers: Gaussian data, with the optimal reverse step.
 
 For x_0 ~ N(m, s^2) in every dimension, q(x_t) and q(x_{t-1} | x_t) are Gaussian in closed form.
-With it in the bound, nothing is lost but the prior's mismatch: the expected bound exceeds the expected
--log p(x_0) by KL(q(x_T) | N(0, I)) exactly, at every T.
+With it in the bound, nothing is lost but the prior's mismatch: the expected bound exceeds the
+expected -log p(x_0) by KL(q(x_T) | N(0, I)) exactly, at every T.
 """
 
 import jax

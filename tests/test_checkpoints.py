@@ -20,7 +20,7 @@ class State(NamedTuple):
 def state(step: int) -> State:
   w = np.random.default_rng(step).normal(size=(3, 2)).astype(np.float32)
   return State(
-    np.int32(step), {'w': w, 'b': jnp.asarray(w[0], jnp.bfloat16)}, (np.arange(step + 1),)
+    jnp.int32(step), {'w': w, 'b': jnp.asarray(w[0], jnp.bfloat16)}, (np.arange(step + 1),)
   )
 
 

@@ -23,16 +23,23 @@ class Reporter:
     self._file = _open_after(workdir / 'metrics.jsonl', first_step)
     self._tensorboard = SummaryWriter(str(workdir / 'tensorboard'), purge_step=first_step + 1)
     self._bar = tqdm(initial=first_step, total=num_steps, unit='step', dynamic_ncols=True)
-    self._step, self._time = first_step, time.monotonic()
+    self._first = None
 
   def progress(self, step: int, loss: float) -> None:
-    """Moves the bar to `step`, with the loss and the examples per second since the last call."""
+    """Moves the bar to `step`, with the loss and the examples per second.
+
+    The speed is the mean since the first call: what was compiled before it does not count.
+    """
     now = time.monotonic()
-    rate = (step - self._step) * self._batch_size / max(now - self._time, 1e-9)
-    self._bar.set_postfix_str(f'loss {loss:.4g}, {rate:,.0f} examples/s', refresh=False)
-    self._bar.update(step - self._step)
-    self._tensorboard.add_scalar('speed/examples_per_second', rate, step)
-    self._step, self._time = step, now
+    self._first = self._first or (step, now)
+    first_step, first_time = self._first
+    text = f'loss {loss:.4g}'
+    if step > first_step:
+      rate = (step - first_step) * self._batch_size / (now - first_time)
+      text += f', {rate:,.0f} examples/s'
+      self._tensorboard.add_scalar('speed/examples_per_second', rate, step)
+    self._bar.set_postfix_str(text, refresh=False)
+    self._bar.update(step - self._bar.n)
 
   def metrics(self, step: int, split: str, values: dict[str, float]) -> None:
     """One line of metrics.jsonl, and the same values to TensorBoard."""

@@ -1,27 +1,255 @@
-"""Samplers of diffusion models: from noise to data, in one `lax.scan`."""
+"""Samplers of diffusion models: from noise to data along a log-SNR table, each one `lax.scan`.
+
+`ancestral` follows the model's reverse steps (lecture section 4). The others ask only for a
+denoiser, predict_x_0(x_t [N, ...], log_snr_t [N]) -> the model's E[x_0 | x_t] [N, ...], so their
+table may have other and fewer levels than the one of training (`respace`). All share
+
+    keys: [N], one for each example, which then depends on nothing else in the batch;
+    event_shape: the shape of one example;
+    x_T: [N, *event_shape], where to start; None draws it from N(0, I), from the keys;
+    trajectory: whether to return (x_0, states) with states [T+1, N, ...] from x_T to x_0.
+
+The state at level t is states[T - t]. A run that has come to x_t goes on, pushed or not, as a run
+of t steps: with log_snr[: t + 1], or T = t, and x_T = x_t. The noise of a step is folded from the
+key and t, so the same keys go on with the same noise: what differs is due to the push alone.
+"""
 
 from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from vaediff import gaussian, random
+from vaediff import random
+from vaediff.forward_process import noise_scale as noise_scale_of
+from vaediff.forward_process import signal_scale as signal_scale_of
+
+SPACINGS = ('time', 'log_snr')
 
 
-def ancestral(keys, event_shape: tuple[int, ...], reverse_step: Callable, T: int):
-  """Draws x_T ~ N(0, I), then x_{t-1} ~ p(x_{t-1} | x_t) for t = T..1 (Ho et al. 2020, alg. 2).
+def respace(log_snr, num_steps: int, even_in: str = 'time'):
+  """A sub-schedule of `num_steps` levels of the table `log_snr` [T+1]. [num_steps+1].
+
+  It keeps the levels 0, 1 and T (for one step 0 and T), the others evenly spaced
+
+    in 'time', t from 1 to T, rounded (Nichol & Dhariwal 2021, section 4), or
+    in 'log_snr', at the nearest levels that are still free (Lu et al. 2022b, section 6): for
+      few-step solvers on schedules that hurry through the log-SNR near t = 1, as the linear one
+      does. It reads the table's values, which then cannot be traced.
+
+  Raises ValueError for num_steps outside 1..T and for an unknown `even_in`.
+  """
+  T = _num_steps(log_snr)
+  if not 1 <= num_steps <= T:
+    raise ValueError(f'num_steps is {num_steps}; a table of {T} steps has sub-schedules of 1..{T}')
+  if even_in not in SPACINGS:
+    raise ValueError(f'even_in is {even_in!r}; it is one of {", ".join(SPACINGS)}')
+  if even_in == 'time':
+    t = np.linspace(T, 1, num_steps)[::-1]
+  else:
+    falling = -np.asarray(log_snr, np.float64)[1:]
+    grid = np.linspace(falling[-1], falling[0], num_steps)[::-1]
+    t = np.interp(grid, falling, np.arange(1, T + 1))
+  # Distinct levels: one that is taken moves up to the next free one, and none above T.
+  i = np.arange(num_steps)
+  t = np.minimum(i + np.maximum.accumulate(np.rint(t).astype(int) - i), T - num_steps + 1 + i)
+  return log_snr[np.concatenate([[0], t])]
+
+
+def ancestral(
+  keys,
+  event_shape: tuple[int, ...],
+  reverse_step: Callable,
+  T: int,
+  noise_scale=1.0,
+  *,
+  x_T=None,
+  trajectory: bool = False,
+):
+  """x_{t-1} ~ p(x_{t-1} | x_t) for t = T..1 (lecture section 4; Ho et al. 2020, algorithm 2).
 
   As there, the last step returns the mean of p(x_0 | x_1), with no noise added.
 
-  keys: [N]. event_shape: of one example. reverse_step(x_t [N, ...], t [N]) -> Normal. Returns
-  x_0 [N, ...], unclipped.
+  reverse_step(x_t [N, ...], t [N]) -> Normal: p(x_{t-1} | x_t).
+  noise_scale: multiplies the standard deviation of the noise that each step puts back: 1 is the
+    model, 0 puts none back. A number or a traced scalar.
+
+  Returns x_0 [N, ...], unclipped; with `trajectory` (x_0, states [T+1, N, ...]). Raises ValueError
+  for T < 1 and for an x_T of another shape.
   """
-  prior_keys, step_keys = random.split(keys)
-  num = keys.shape[0]
+  if T < 1:
+    raise ValueError(f'T is {T}; a chain has at least one step')
+  x_T, noise_keys = _start(keys, event_shape, x_T)
 
-  def step(x_t, t):
-    reverse = reverse_step(x_t, jnp.full(num, t))
-    return gaussian.sample(random.fold_in(step_keys, t), reverse), None
+  def step(x_t, memory, t):
+    reverse = reverse_step(x_t, jnp.full(keys.shape, t))
+    eps = random.normal(random.fold_in(noise_keys, t), x_t.shape, x_t.dtype)
+    noise = jnp.where(t > 1, noise_scale, 0.0).astype(x_t.dtype) * jnp.exp(0.5 * reverse.log_var)
+    return reverse.mean + noise * eps, memory
 
-  x_1, _ = jax.lax.scan(step, random.normal(prior_keys, (num, *event_shape)), jnp.arange(T, 1, -1))
-  return reverse_step(x_1, jnp.ones(num, jnp.int32)).mean
+  return _descend(step, x_T, T, trajectory)
+
+
+def ddim(
+  keys,
+  event_shape: tuple[int, ...],
+  predict_x_0: Callable,
+  log_snr,
+  eta: float = 0.0,
+  *,
+  x_T=None,
+  trajectory: bool = False,
+):
+  """Denoising diffusion implicit models (Song et al. 2021, eq. 12 and 16). One call a step.
+
+  With x_0 and eps as predicted, s = t - 1, and r = SNR(t) / SNR(s),
+
+    x_s = signal_s x_0 + sqrt(noise_s^2 - sigma^2) eps + sigma N(0, I),
+    sigma = eta noise_s sqrt(1 - r).
+
+  eta: 0 is deterministic, the first-order solver of the probability-flow ODE; 1 is `ancestral`
+    with the variance of q(x_s | x_t, x_0), the smaller choice of Ho et al. 2020.
+  log_snr: table [T+1].
+
+  Returns x_0 [N, ...], the last prediction; with `trajectory` (x_0, states [T+1, N, ...]). Raises
+  ValueError for an eta outside [0, 1], a table with no step and an x_T of another shape.
+  """
+  if not 0 <= eta <= 1:
+    raise ValueError(f'eta is {eta}; it lies in [0, 1], from no noise to that of the posterior')
+  T = _num_steps(log_snr)
+  x_T, noise_keys = _start(keys, event_shape, x_T)
+  log_snr = jnp.asarray(log_snr, x_T.dtype)
+
+  def step(x_t, memory, t):
+    log_snr_s, log_snr_t = log_snr[t - 1], log_snr[t]
+    x_0 = predict_x_0(x_t, jnp.full(keys.shape, log_snr_t))
+    eps = (x_t - signal_scale_of(log_snr_t) * x_0) / noise_scale_of(log_snr_t)
+    new_eps = random.normal(random.fold_in(noise_keys, t), x_t.shape, x_t.dtype)
+    new_share = -(eta**2) * jnp.expm1(log_snr_t - log_snr_s)
+    # At eta = 1 the last step keeps nothing of eps: the root's slope at 0 must not become NaN.
+    kept_share = jnp.maximum(1 - new_share, jnp.finfo(x_t.dtype).tiny)
+    noise = jnp.sqrt(kept_share) * eps
+    if eta:
+      noise += jnp.sqrt(new_share) * new_eps
+    return signal_scale_of(log_snr_s) * x_0 + noise_scale_of(log_snr_s) * noise, memory
+
+  return _descend(step, x_T, T, trajectory)
+
+
+def dpm_solver_pp_2m(
+  keys,
+  event_shape: tuple[int, ...],
+  predict_x_0: Callable,
+  log_snr,
+  *,
+  x_T=None,
+  trajectory: bool = False,
+):
+  """DPM-Solver++(2M) (Lu et al. 2022b, algorithm 2): second order, one call a step.
+
+  The probability-flow ODE with x_0 extrapolated from the last two predictions, linearly in
+  lambda = log_snr / 2. The first step, which has one prediction, and the last, which is infinite
+  in lambda, are of first order.
+
+  log_snr: table [T+1]. Returns x_0 [N, ...], the last prediction; with `trajectory` (x_0, states
+  [T+1, N, ...]). A run that goes on from an x_T begins anew, with no earlier prediction. Raises
+  ValueError for a table with no step and for an x_T of another shape.
+  """
+  T = _num_steps(log_snr)
+  x_T, _ = _start(keys, event_shape, x_T)
+  log_snr = jnp.asarray(log_snr, x_T.dtype)
+  # 1 / (2 r_t) in the paper, r_t = h_{t+1} / h_t, where h_t is the step in lambda from t to t - 1.
+  h = log_snr[1:-1] - log_snr[2:]
+  extrapolation = jnp.zeros(T + 1, x_T.dtype).at[2:T].set(0.5 * h[:-1] / h[1:])
+
+  def step(x_t, x_0_before, t):
+    x_0 = predict_x_0(x_t, jnp.full(keys.shape, log_snr[t]))
+    ahead = x_0 + extrapolation[t] * (x_0 - x_0_before)
+    return _flow(ahead, x_t, log_snr[t - 1], log_snr[t]), x_0
+
+  return _descend(step, x_T, T, trajectory, memory=jnp.zeros_like(x_T))
+
+
+def heun(
+  keys,
+  event_shape: tuple[int, ...],
+  predict_x_0: Callable,
+  log_snr,
+  *,
+  x_T=None,
+  trajectory: bool = False,
+):
+  """Heun's method (Karras et al. 2022, algorithm 1): second order, two calls a step.
+
+  Each step averages the predictions at its beginning and at the end of the first-order step; the
+  last one, to t = 0, is of first order. It differs from the paper in the variable: there
+  x / signal_scale runs along noise / signal, which averages eps; here x / noise_scale along
+  signal / noise, which averages x_0. Both are the probability-flow ODE and of second order, but
+  the weight of the correction is SNR-ratio^(1/2) - 1 there and at most 1 here: where a schedule
+  leaps near t = T, as the cosine one does, few steps of the former diverge.
+
+  log_snr: table [T+1]. Returns x_0 [N, ...], the last prediction; with `trajectory` (x_0, states
+  [T+1, N, ...]). Raises ValueError for a table with no step and for an x_T of another shape.
+  """
+  T = _num_steps(log_snr)
+  x_T, _ = _start(keys, event_shape, x_T)
+  log_snr = jnp.asarray(log_snr, x_T.dtype)
+
+  def step(x_t, memory, t):
+    log_snr_s, log_snr_t = log_snr[t - 1], log_snr[t]
+    x_0 = predict_x_0(x_t, jnp.full(keys.shape, log_snr_t))
+
+    def corrected():
+      x_s = _flow(x_0, x_t, log_snr_s, log_snr_t)
+      return 0.5 * (x_0 + predict_x_0(x_s, jnp.full(keys.shape, log_snr_s)))
+
+    mean_x_0 = jax.lax.cond(t > 1, corrected, lambda: x_0)
+    return _flow(mean_x_0, x_t, log_snr_s, log_snr_t), memory
+
+  return _descend(step, x_T, T, trajectory)
+
+
+# The samplers that need a denoiser alone: one signature, (keys, event_shape, predict_x_0, log_snr).
+SOLVERS = {'ddim': ddim, 'dpm_solver_pp_2m': dpm_solver_pp_2m, 'heun': heun}
+
+
+def _flow(x_0, x_t, log_snr_s, log_snr_t):
+  """The probability-flow ODE from x_t at t to s < t, the prediction x_0 held constant on the way.
+
+  d(x / noise_scale) = x_0 d(signal_scale / noise_scale), hence (Lu et al. 2022b, proposition 4.1)
+
+    x_s = noise_s / noise_t x_t + signal_s (1 - e^-h) x_0,  h = (log_snr_s - log_snr_t) / 2,
+
+  which is x_0 at s = 0.
+  """
+  log_noise_ratio = jax.nn.log_sigmoid(-log_snr_s) - jax.nn.log_sigmoid(-log_snr_t)
+  weight = -jnp.expm1(0.5 * (log_snr_t - log_snr_s))
+  return jnp.exp(0.5 * log_noise_ratio) * x_t + signal_scale_of(log_snr_s) * weight * x_0
+
+
+def _descend(step: Callable, x_T, T: int, trajectory: bool, memory=None):
+  """x_{t-1}, memory = step(x_t, memory, t) for t = T..1: x_0, or (x_0, states) with trajectory."""
+
+  def body(state, t):
+    state = step(*state, t)
+    return state, state[0] if trajectory else None
+
+  (x_0, _), states = jax.lax.scan(body, (x_T, memory), jnp.arange(T, 0, -1))
+  return (x_0, jnp.concatenate([x_T[None], states])) if trajectory else x_0
+
+
+def _start(keys, event_shape: tuple[int, ...], x_T):
+  """x_T, drawn from N(0, I) unless it is given, and the keys [N] of the noise of the steps."""
+  prior_keys, noise_keys = random.split(keys)
+  shape = (*keys.shape, *event_shape)
+  if x_T is None:
+    return random.normal(prior_keys, shape), noise_keys
+  if jnp.shape(x_T) != shape:
+    raise ValueError(f'x_T has shape {jnp.shape(x_T)}; these keys and event_shape ask for {shape}')
+  return jnp.asarray(x_T), noise_keys
+
+
+def _num_steps(log_snr) -> int:
+  if len(log_snr) < 2:
+    raise ValueError('log_snr has no step; a table has at least log_snr[0] = +inf and log_snr[1]')
+  return len(log_snr) - 1

@@ -83,7 +83,7 @@ def make_dispatch(
     if method.update_carry is not None:
       carry = method.update_carry(carry, parallel.gather_over_devices(terms))
     metrics = parallel.sum_over_devices({k: jnp.sum(v) / batch_size for k, v in terms.items()})
-    metrics['grad_norm'] = optax.global_norm(grads)
+    metrics['grad_norm'] = optax.tree.norm(grads)
     average = update_average(state.average, params, ema_decay, state.step + 1)
     return TrainState(state.step + 1, Variables(params, carry), opt_state, average), metrics
 

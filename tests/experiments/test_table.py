@@ -1,0 +1,44 @@
+"""The table of results: values with their errors and units, one row for each run."""
+
+import json
+
+from experiments import table
+
+
+def write_results(folder, value):
+  folder.mkdir()
+  metric = {'value': value, 'stderr': 0.25, 'unit': 'nats'}
+  results = {
+    'method': 'vae',
+    'dataset': 'digits',
+    'split': 'test',
+    'step': 20,
+    'num_examples': 297,
+    'metrics': {'nll_bound': metric, 'bits_per_dim': {**metric, 'unit': 'bits/dim'}},
+  }
+  (folder / 'results.json').write_text(json.dumps(results))
+
+
+def test_one_row_for_each_run(tmp_path, capsys):
+  write_results(tmp_path / 'a', 1.5)
+  write_results(tmp_path / 'b', 2.0)
+  assert table.main([str(tmp_path / 'a'), str(tmp_path / 'b')]) == 0
+  header, rule, a, b = capsys.readouterr().out.splitlines()
+  assert 'nll_bound (nats) | bits_per_dim (bits/dim)' in header
+  assert set(rule) <= set('|- ')
+  assert '| vae | digits, test | 297 | 20 | 1.500 +- 0.250 |' in a
+  assert '2.000 +- 0.250' in b
+  assert str(tmp_path / 'b' / 'samples.png') in b
+
+
+def test_wrong_input_is_answered_in_one_line(tmp_path, capsys):
+  (tmp_path / 'results.json').write_text('{"torn')
+  for arguments, expected in (
+    ([], 'no workdir is given'),
+    ([str(tmp_path / 'none')], 'cannot be read'),
+    ([str(tmp_path)], 'cannot be read'),
+  ):
+    assert table.main(arguments) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith('error: ')
+    assert expected in line
