@@ -15,10 +15,18 @@ def vae(dataset: str) -> ConfigDict:
     {
       'name': 'vae',
       'latent_dim': 20,
-      'likelihood': 'discretized_logistic',
+      'prior': 'normal',
+      'posterior': 'diagonal',
+      'objective': 'elbo',
+      'num_draws': 1,
+      'free_bits': 0.0,
       'sample_pixels': False,
     }
   )
+  config.likelihood = ConfigDict(
+    {'name': 'discretized_logistic', 'scale': 'per_pixel', 'fixed_scale': 0.1}
+  )
+  config.kl_weight = ConfigDict({'name': 'linear', 'beta': 1.0, 'warmup_steps': 0, 'start': 0})
   config.encoder = ConfigDict({'name': 'mlp', 'widths': (400,), 'activation': 'relu'})
   config.decoder = ConfigDict({'name': 'mlp', 'widths': (400,), 'activation': 'relu'})
   return config
@@ -39,6 +47,7 @@ def diffusion(dataset: str) -> ConfigDict:
   )
   config.evaluation.num_times = 0
   config.schedule = ConfigDict({'name': 'cosine', 'T': 1000})
+  config.sampler = ConfigDict({'name': 'ancestral', 'num_steps': 0, 'noise_scale': 1.0})
   config.denoiser = ConfigDict(
     {
       'name': 'unet',

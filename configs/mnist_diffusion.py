@@ -2,8 +2,8 @@
 
   python -m experiments.run --config=configs/mnist_diffusion.py --workdir=runs/mnist_diffusion
 
-MD_TIME minutes on two CPU cores. Test (10,000 examples, the decoder and 10 of the other 999 terms for
-each, unbiased): MD_BPD bits/dim. Data: see BUILD.md.
+MD_TIME minutes on two CPU cores. Test (10,000 examples; the decoder and 10 of the other 999 terms
+for each, unbiased): MD_BPD bits/dim. Data: see BUILD.md.
 """
 
 from ml_collections import ConfigDict
@@ -15,7 +15,10 @@ def get_config(variant: str = ''):
   config = common.diffusion('mnist')
   config.method.decoder = 'nearest_level'
   config.schedule = ConfigDict({'name': 'linear_log_snr', 'T': 1000, 'first': 13.3, 'last': -5.0})
-  config.denoiser.update(widths=(48, 96), num_blocks=1, patch_size=2, fourier_exponents=(7, 8))
+  config.denoiser.update(
+    widths=(48, 96), num_blocks=1, patch_size=2, fourier_exponents=(1, 2, 3, 4, 5, 6, 7, 8)
+  )
+  config.optimizer.learning_rate = 2e-3
   config.training.update(
     num_steps=3_000, batch_size=64, steps_per_dispatch=20, checkpoint_every=500
   )

@@ -6,12 +6,15 @@ from typing import NamedTuple
 import jax.numpy as jnp
 import optax
 
-from vaediff import data, likelihoods, schedules
+from vaediff import data, latents, likelihoods, schedules
 from vaediff.errors import InputError
 from vaediff.methods.base import Method
 from vaediff.methods.diffusion import diffusion
-from vaediff.methods.vae import num_posterior_outputs, vae
-from vaediff.networks import Network, conv, mlp, transformer, unet
+from vaediff.methods.vae import vae
+from vaediff.networks import Network, conv, mlp, transformer, unet, with_shared_channels
+
+# Fields of the section `method` that choose the latent family, or the method itself.
+LATENT_FIELDS = ('name', 'prior', 'posterior')
 
 
 class Experiment(NamedTuple):
@@ -48,32 +51,66 @@ def build(config: Mapping) -> Experiment:
 
 def _vae(config: Mapping, dataset: data.Dataset, num_levels: int):
   method = config['method']
-  if (method['likelihood'] == 'bernoulli') != (num_levels == 2):
+  latent = latents.LATENTS.get((method['prior'], method['posterior']))
+  if latent is None:
+    pairs = ', '.join(f'{prior} with {posterior}' for prior, posterior in latents.LATENTS)
     raise InputError(
-      f'method.likelihood is {method["likelihood"]} for data of {num_levels} levels; bernoulli is '
-      'for two levels (data.binarize=True), the discretized ones are for more'
+      f'method.prior {method["prior"]} does not go with method.posterior {method["posterior"]}; '
+      f'the pairs are {pairs}'
     )
-  likelihood = {
-    'bernoulli': likelihoods.bernoulli,
-    'discretized_normal': lambda: likelihoods.discretized_normal(num_levels),
-    'discretized_logistic': lambda: likelihoods.discretized_logistic(num_levels),
-  }[method['likelihood']]()
   height, width, channels = dataset.train.x.shape[1:]
-  output_shape = (height, width, likelihood.num_outputs * channels)
+  likelihood, num_shared = _likelihood(config['likelihood'], num_levels)
+  dtype = jnp.dtype(config['compute_dtype'])
   encoder, decoder = dict(config['encoder']), dict(config['decoder'])
   coders = {'mlp': mlp, 'conv': conv}
-  dtype = jnp.dtype(config['compute_dtype'])
-  method_functions = vae(
-    coders[encoder.pop('name')].encoder(
-      num_outputs=num_posterior_outputs(method['latent_dim']), dtype=dtype, **encoder
-    ),
-    coders[decoder.pop('name')].decoder(output_shape=output_shape, dtype=dtype, **decoder),
-    likelihood,
-    latent_dim=method['latent_dim'],
-    num_levels=num_levels,
-    sample_pixels=method['sample_pixels'],
+  encoder_network = coders[encoder.pop('name')].encoder(
+    num_outputs=latent.num_outputs(method['latent_dim']), dtype=dtype, **encoder
   )
-  return method_functions, {'draws_of_z': 1}
+  num_channels = (likelihood.num_outputs - num_shared) * channels
+  decoder_network = coders[decoder.pop('name')].decoder(
+    output_shape=(height, width, num_channels), dtype=dtype, **decoder
+  )
+  if num_shared:
+    decoder_network = with_shared_channels(decoder_network, num_shared * channels)
+  try:
+    functions = vae(
+      encoder_network,
+      decoder_network,
+      likelihood,
+      latent,
+      num_levels=num_levels,
+      kl_weight=_kl_weight(config['kl_weight']),
+      **{name: value for name, value in method.items() if name not in LATENT_FIELDS},
+    )
+  except ValueError as error:
+    raise InputError(f'method.{error}') from error
+  return functions, {'draws_of_z': 1}
+
+
+def _likelihood(config: Mapping, num_levels: int) -> tuple[likelihoods.Likelihood, int]:
+  """The likelihood, and how many of its outputs all pixels share."""
+  name = config['name']
+  if (name == 'bernoulli') != (num_levels == 2):
+    raise InputError(
+      f'likelihood.name is {name} for data of {num_levels} levels; bernoulli is for two levels '
+      '(data.binarize=True), the discretized ones are for more'
+    )
+  if name == 'bernoulli':
+    return likelihoods.bernoulli(), 0
+  scale = config['fixed_scale'] if config['scale'] == 'fixed' else None
+  return getattr(likelihoods, name)(num_levels, scale), int(config['scale'] == 'shared')
+
+
+def _kl_weight(config: Mapping) -> Callable | None:
+  """The weight of the KL as a function of the step; None where it is always 1."""
+  arguments = dict(config)
+  name = arguments.pop('name')
+  if name == 'linear' and arguments == {'beta': 1.0, 'warmup_steps': 0, 'start': 0}:
+    return None
+  try:
+    return getattr(schedules, f'{name}_kl_weight')(**arguments)
+  except ValueError as error:
+    raise InputError(f'kl_weight: {error}') from error
 
 
 def _diffusion(config: Mapping, dataset: data.Dataset, num_levels: int):
@@ -84,17 +121,22 @@ def _diffusion(config: Mapping, dataset: data.Dataset, num_levels: int):
     raise InputError(
       f'evaluation.num_times is {num_times}; it is at most schedule.T - 1 = {T - 1}, and 0 for all'
     )
-  method_functions = diffusion(
+  sampler = dict(config['sampler'])
+  num_sampling_steps = sampler.pop('num_steps') or T
+  if num_sampling_steps > T:
+    raise InputError(
+      f'sampler.num_steps is {num_sampling_steps}; it is at most schedule.T = {T}, and 0 for all'
+    )
+  functions = diffusion(
     _denoiser(config, event_shape[-1]),
     log_snr,
     event_shape,
     num_levels,
-    prediction=method['prediction'],
-    variance=method['variance'],
-    loss=method['loss'],
-    decoder=method['decoder'],
-    clip_x_0=method['clip_x_0'],
     num_times=num_times or None,
+    sampler=sampler.pop('name'),
+    num_sampling_steps=num_sampling_steps,
+    sampler_options=sampler,
+    **{name: value for name, value in method.items() if name != 'name'},
   )
   protocol = {
     'T': T,
@@ -102,8 +144,9 @@ def _diffusion(config: Mapping, dataset: data.Dataset, num_levels: int):
     'clip_x_0': method['clip_x_0'],
     'variance': method['variance'],
     'decoder': method['decoder'],
+    'sampler': {**config['sampler'], 'num_steps': num_sampling_steps},
   }
-  return method_functions, protocol
+  return functions, protocol
 
 
 def _schedule(config: Mapping):

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from vaediff.errors import InputError
-from vaediff.methods import diffusion
+from vaediff.methods import diffusion, vae
 
 
 class Field(NamedTuple):
@@ -56,6 +56,9 @@ def integers(at_least_one: bool = True) -> Field:
   )
 
 
+FRACTION = Field(
+  lambda v: (_is_int(v) or isinstance(v, float)) and 0 <= v <= 1, 'a number in [0, 1]'
+)
 BOOLEAN = Field(lambda v: isinstance(v, bool), 'True or False')
 STRING = Field(lambda v: isinstance(v, str), 'a string')
 ACTIVATION = one_of('tanh', 'relu', 'gelu', 'silu')
@@ -83,6 +86,16 @@ DENOISER = Variants(
     },
   }
 )
+DISCRETIZED = {'scale': one_of('per_pixel', 'shared', 'fixed'), 'fixed_scale': positive()}
+LIKELIHOOD = Variants(
+  {'bernoulli': {}, 'discretized_normal': DISCRETIZED, 'discretized_logistic': DISCRETIZED}
+)
+KL_WEIGHT = Variants(
+  {
+    'linear': {'beta': number(0), 'warmup_steps': integer(0), 'start': integer(0)},
+    'cyclical': {'beta': number(0), 'period': integer(1), 'ramp': positive()},
+  }
+)
 SCHEDULE = Variants(
   {
     'linear': {'T': integer(1), 'beta_first': positive(1), 'beta_last': positive(1)},
@@ -92,6 +105,16 @@ SCHEDULE = Variants(
 )
 
 EVALUATION = {'split': one_of('test', 'validation'), 'batch_size': integer(1), 'every': integer(0)}
+# num_steps = 0: all levels of the schedule.
+SAMPLER = Variants(
+  {
+    'ancestral': {'num_steps': integer(0), 'noise_scale': number(0)},
+    'ddim': {'num_steps': integer(0), 'eta': FRACTION},
+    'dpm_solver_pp_2m': {'num_steps': integer(0)},
+    'heun': {'num_steps': integer(0)},
+  }
+)
+
 COMMON = {
   'seed': integer(0),
   'compute_dtype': one_of('float32', 'bfloat16'),
@@ -122,9 +145,15 @@ METHODS = {
     'method': {
       'name': STRING,
       'latent_dim': integer(1),
-      'likelihood': one_of('bernoulli', 'discretized_normal', 'discretized_logistic'),
+      'prior': one_of('normal', 'uniform'),
+      'posterior': one_of('diagonal', 'full', 'box'),
+      'objective': one_of(*vae.OBJECTIVES),
+      'num_draws': integer(1),
+      'free_bits': number(0),
       'sample_pixels': BOOLEAN,
     },
+    'likelihood': LIKELIHOOD,
+    'kl_weight': KL_WEIGHT,
     'encoder': CODER,
     'decoder': CODER,
   },
@@ -138,6 +167,7 @@ METHODS = {
       'clip_x_0': BOOLEAN,
     },
     'schedule': SCHEDULE,
+    'sampler': SAMPLER,
     'evaluation': EVALUATION | {'num_times': integer(0)},
     'denoiser': DENOISER,
   },

@@ -12,7 +12,7 @@ from vaediff.errors import InputError
 # Fields that say where things are, not what is computed: they may change between starts.
 LOCATIONS = ('data.data_dir',)
 # Sections that a finished training does not depend on: evaluation and sampling may vary them.
-AFTER_TRAINING = ('evaluation.', 'sampling.')
+AFTER_TRAINING = ('evaluation.', 'sampling.', 'sampler.')
 
 
 def claim(workdir: Path, config: dict, mode: str) -> None:

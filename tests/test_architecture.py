@@ -11,8 +11,9 @@ ROOT = Path(__file__).parents[1]
 LAYERS = [
   ['vaediff.errors', 'vaediff.random'],
   ['vaediff.gaussian'],
-  ['vaediff.likelihoods', 'vaediff.schedules', 'vaediff.forward_process'],
-  ['vaediff.bounds'],
+  ['vaediff.uniform'],
+  ['vaediff.likelihoods', 'vaediff.schedules', 'vaediff.forward_process', 'vaediff.latents'],
+  ['vaediff.bounds', 'vaediff.analytic'],
   ['vaediff.sampling'],
   ['vaediff.networks'],
   ['vaediff.networks.*'],

@@ -60,3 +60,25 @@ def test_wrong_arguments_are_refused():
     schedules.linear(10, beta_last=1.5)
   with pytest.raises(ValueError, match='has to fall'):
     schedules.linear_log_snr(10, first=1.0, last=2.0)
+
+
+def test_linear_kl_weight_waits_then_rises():
+  weight = schedules.linear_kl_weight(2.0, warmup_steps=10, start=5)
+  assert [float(weight(step)) for step in (0, 5, 10, 15, 99)] == [0, 0, 1, 2, 2]
+  constant = schedules.linear_kl_weight(0.5)
+  assert [float(constant(step)) for step in (0, 99)] == [0.5, 0.5]
+  late = schedules.linear_kl_weight(0.5, start=3)
+  assert [float(late(step)) for step in (2, 3)] == [0, 0.5]
+
+
+def test_cyclical_kl_weight_is_fu_et_al():
+  weight = schedules.cyclical_kl_weight(1.0, period=8, ramp=0.5)
+  steps = (0, 2, 4, 7, 8, 10, 12)
+  assert [float(weight(step)) for step in steps] == [0, 0.5, 1, 1, 0, 0.5, 1]
+
+
+def test_wrong_kl_weights_are_refused():
+  with pytest.raises(ValueError, match='beta is -1'):
+    schedules.linear_kl_weight(-1)
+  with pytest.raises(ValueError, match='ramp'):
+    schedules.cyclical_kl_weight(1.0, period=8, ramp=1.5)

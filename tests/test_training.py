@@ -8,9 +8,9 @@ import numpy as np
 import optax
 import pytest
 
-from vaediff import data, likelihoods, parallel, training
+from vaediff import data, latents, likelihoods, parallel, training
 from vaediff.methods.base import Batch, Method, Variables
-from vaediff.methods.vae import num_posterior_outputs, vae
+from vaediff.methods.vae import vae
 from vaediff.networks import mlp
 
 SHAPE, NUM_STEPS, BATCH_SIZE = (8, 8, 1), 20, 32
@@ -25,9 +25,10 @@ KEY = jax.random.key(7)
 
 def make_method() -> Method:
   return vae(
-    mlp.encoder((16,), num_posterior_outputs(3)),
+    mlp.encoder((16,), 6),
     mlp.decoder((16,), (8, 8, 2)),
     likelihoods.discretized_logistic(17),
+    latents.DIAGONAL,
     latent_dim=3,
     num_levels=17,
   )

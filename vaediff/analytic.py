@@ -241,8 +241,7 @@ def posterior_variance_from_score(mean_squared_score, log_snr_t):
   (1 - alpha_bar_t) / alpha_bar_t (1 - (1 - alpha_bar_t) E|score|^2 / D), the last factor that of
   Bao et al. 2022, theorem 1; cancels where the noise is small beside the data.
   """
-  noise = jax.nn.sigmoid(-jnp.asarray(log_snr_t, float))
-  return jnp.exp(-jnp.asarray(log_snr_t, float)) * (1 - noise * mean_squared_score)
+  return jnp.exp(-log_snr_t) * (1 - jax.nn.sigmoid(-log_snr_t) * mean_squared_score)
 
 
 def optimal_reverse_variance(log_snr_s, log_snr_t, mean_posterior_variance):
@@ -250,9 +249,9 @@ def optimal_reverse_variance(log_snr_s, log_snr_t, mean_posterior_variance):
 
       variance of q(x_s | x_t, x_0) + (weight of x_0 in its mean)^2 E[tr Cov(x_0 | x_t)] / D
 
-  (Bao et al. 2022, theorem 1): E[tr Cov(x_s | x_t)] / D by the law of total variance. It lies
-  between the choices 'fixed_small', at mean_posterior_variance 0, and, for data of unit variance,
-  'fixed_large'. log_snr_s may be +inf. All scalars or [N].
+  (Bao et al. 2022, theorem 1): E[tr Cov(x_s | x_t)] / D by the law of total variance. For data that
+  are a point it is Ho et al.'s smaller choice, for data N(0, I) their larger one. log_snr_s may be
+  +inf. All scalars or [N].
   """
   small = jnp.exp(forward_process.posterior_log_var(log_snr_s, log_snr_t))
   return small + _posterior_weight(log_snr_s, log_snr_t) ** 2 * mean_posterior_variance
@@ -293,7 +292,8 @@ def pca_marginal(model: ProbabilisticPCA) -> MultivariateNormal:
   With `gaussian.log_prob`, the exact log-likelihood that the ELBO bounds.
   """
   W = model.loadings
-  covariance = jnp.matmul(W, W.T, precision='highest') + model.noise_variance * jnp.eye(len(W))
+  noise = model.noise_variance * jnp.eye(len(W), dtype=W.dtype)
+  covariance = jnp.matmul(W, W.T, precision='highest') + noise
   return MultivariateNormal(model.mean[None], jnp.linalg.cholesky(covariance)[None])
 
 
@@ -312,7 +312,7 @@ def pca_diagonal_posterior(model: ProbabilisticPCA, x) -> Normal:
   """The diagonal q(z | x) with the largest ELBO: the exact mean, variances 1 / diag(P). x: [B, D].
 
   It minimises KL(q | p(z | x)), which keeps the diagonal of the precision, not of the covariance
-  (Bishop 2006, section 10.1.2; Lucas et al. 2019, appendix).
+  (Bishop 2006, section 10.1.2).
   """
   precision = _pca_precision(model)
   mean = _pca_posterior_mean(model, precision, x)
@@ -352,7 +352,7 @@ def reverse_step_kl(data: Mixture, x_t, log_snr_s, log_snr_t) -> np.ndarray:
 
   The best Gaussian has the mean and variance of q(x_s | x_t). By quadrature in float64 NumPy,
   whatever JAX's precision: 601 points within 9 standard deviations of each component, an absolute
-  error of about 1e-14. As the step shrinks it falls like its third power, so that the sum over a
+  error below 1e-13. As the step shrinks it falls like its third power, so that the sum over a
   chain of T steps falls like T^-2.
 
   data: one-dimensional. x_t: [B]. log_snr_s, log_snr_t: scalars, s < t, log_snr_s may be +inf.
@@ -389,7 +389,7 @@ class _Components(NamedTuple):
 
   variance: jax.Array  # [K, D], of the data
   axes: jax.Array  # [K, D, D], in columns
-  marginal_variance: jax.Array  # [B or 1, K, D], of x_t
+  marginal_variance: jax.Array  # [B, K, D], or [K, D] for a scalar log_snr_t: of x_t
   offset: jax.Array  # [B, K, D], x_t - E[x_t | k]
   log_joint: jax.Array  # [B, K], log q(x_t, k)
 
@@ -466,7 +466,8 @@ def _over_event(value, x):
 
 def _pca_precision(model: ProbabilisticPCA):
   W = model.loadings
-  return jnp.matmul(W.T, W, precision='highest') / model.noise_variance + jnp.eye(W.shape[1])
+  identity = jnp.eye(W.shape[1], dtype=W.dtype)
+  return jnp.matmul(W.T, W, precision='highest') / model.noise_variance + identity
 
 
 def _pca_posterior_mean(model: ProbabilisticPCA, precision, x):

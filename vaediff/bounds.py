@@ -22,6 +22,24 @@ def elbo(log_likelihood, kl):
   return {'elbo': log_likelihood - kl, 'reconstruction': -log_likelihood, 'kl': kl}
 
 
+def importance_weighted(log_weights):
+  """The importance-weighted bound log(1/k sum_i w_i), in nats, [B] (Burda et al. 2016).
+
+  log_weights: [k, B], log p(x | z_i) + log p(z_i) - log q(z_i | x), z_i ~ q(z | x); their eq. 8.
+  For k = 1 a draw of the ELBO; it grows with k towards log p(x).
+  """
+  return jax.nn.logsumexp(log_weights, axis=0) - jnp.log(log_weights.shape[0])
+
+
+def free_bits(kl_groups, nats: float):
+  """sum_g max(kl_g, nats): below `nats` a group's KL costs nothing more to use. [B] nats.
+
+  kl_groups: [B, G]. Kingma et al. 2016, eq. 15, for each example by itself where they take the mean
+  over a minibatch: losses here are unreduced.
+  """
+  return jnp.sum(jnp.maximum(kl_groups, nats), axis=-1)
+
+
 def diffusion_prior_kl(x_0, log_snr):
   """KL(q(x_T | x_0) | N(0, I)), what the forward process leaves of the data. [B] nats.
 

@@ -99,6 +99,12 @@ def kl_to_standard_normal(q: Gaussian):
   return kl(q, MultivariateNormal(jnp.zeros_like(q.mean), identity))
 
 
+def kl_to_standard_normal_per_dimension(q: Normal):
+  """The part of KL(q | N(0, I)) that each dimension has, in nats: [B, ...]."""
+  mean, log_var = jnp.broadcast_arrays(q.mean, q.log_var)
+  return 0.5 * (expm1_minus_identity(log_var) + jnp.square(mean))
+
+
 def expm1_minus_identity(u):
   """e^u - 1 - u, elementwise and non-negative, to float32's relative accuracy for every u.
 

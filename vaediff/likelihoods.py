@@ -7,6 +7,7 @@ tails as well, so that the probabilities over all levels sum to one (Ho et al. 2
 Salimans et al. 2017, eq. 2).
 """
 
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -129,22 +130,30 @@ def bernoulli() -> Likelihood:
   )
 
 
-def discretized_normal(num_levels: int) -> Likelihood:
-  """Discretised Gaussian; the decoder outputs mean and log-scale for every pixel."""
-  return _location_scale(num_levels, discretized_normal_log_prob, random.normal)
+def discretized_normal(num_levels: int, scale: float | None = None) -> Likelihood:
+  """Discretised Gaussian; the decoder outputs the mean and, unless scale is given, the log-scale.
+
+  scale: a fixed standard deviation in units of [-1, 1].
+  """
+  return _location_scale(num_levels, scale, discretized_normal_log_prob, random.normal)
 
 
-def discretized_logistic(num_levels: int) -> Likelihood:
-  """Discretised logistic; the decoder outputs mean and log-scale for every pixel."""
-  return _location_scale(num_levels, discretized_logistic_log_prob, random.logistic)
+def discretized_logistic(num_levels: int, scale: float | None = None) -> Likelihood:
+  """Discretised logistic; the decoder outputs the mean and, unless scale is given, the log-scale.
+
+  scale: a fixed scale parameter in units of [-1, 1].
+  """
+  return _location_scale(num_levels, scale, discretized_logistic_log_prob, random.logistic)
 
 
-def _location_scale(num_levels: int, level_log_prob, noise) -> Likelihood:
+def _location_scale(num_levels: int, scale: float | None, level_log_prob, noise) -> Likelihood:
   def split(outputs):
+    if scale is not None:
+      return outputs, math.log(scale)
     mean, log_scale = jnp.split(outputs, 2, axis=-1)
     # Softly bounded below at a tenth of the distance of two levels: past that, all mass is on one
     # level, where the gradient of the log-scale vanishes while its value runs away.
-    floor = jnp.log(0.2 / (num_levels - 1))
+    floor = math.log(0.2 / (num_levels - 1))
     return mean, floor + jax.nn.softplus(log_scale - floor)
 
   def sample(keys, outputs):
@@ -152,7 +161,7 @@ def _location_scale(num_levels: int, level_log_prob, noise) -> Likelihood:
     return quantize(mean + jnp.exp(log_scale) * noise(keys, mean.shape), num_levels)
 
   return Likelihood(
-    num_outputs=2,
+    num_outputs=2 if scale is None else 1,
     log_prob=lambda outputs, x: level_log_prob(x, *split(outputs), num_levels),
     mean=lambda outputs: quantize(split(outputs)[0], num_levels),
     sample=sample,

@@ -20,31 +20,29 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vaediff import random
-from vaediff.forward_process import noise_scale as noise_scale_of
-from vaediff.forward_process import signal_scale as signal_scale_of
+from vaediff import forward_process, random
 
 SPACINGS = ('time', 'log_snr')
 
 
-def respace(log_snr, num_steps: int, even_in: str = 'time'):
+def respace(log_snr, num_steps: int, spacing: str = 'time'):
   """A sub-schedule of `num_steps` levels of the table `log_snr` [T+1]. [num_steps+1].
 
   It keeps the levels 0, 1 and T (for one step 0 and T), the others evenly spaced
 
     in 'time', t from 1 to T, rounded (Nichol & Dhariwal 2021, section 4), or
-    in 'log_snr', at the nearest levels that are still free (Lu et al. 2022b, section 6): for
-      few-step solvers on schedules that hurry through the log-SNR near t = 1, as the linear one
-      does. It reads the table's values, which then cannot be traced.
+    in 'log_snr', at the nearest levels that are still free (as Lu et al. 2022a): for few-step
+      solvers on schedules that hurry through the log-SNR near t = 1, as the linear one does. It
+      reads the table's values, which then cannot be traced.
 
-  Raises ValueError for num_steps outside 1..T and for an unknown `even_in`.
+  Raises ValueError for num_steps outside 1..T and for an unknown `spacing`.
   """
   T = _num_steps(log_snr)
   if not 1 <= num_steps <= T:
     raise ValueError(f'num_steps is {num_steps}; a table of {T} steps has sub-schedules of 1..{T}')
-  if even_in not in SPACINGS:
-    raise ValueError(f'even_in is {even_in!r}; it is one of {", ".join(SPACINGS)}')
-  if even_in == 'time':
+  if spacing not in SPACINGS:
+    raise ValueError(f'spacing is {spacing!r}; it is one of {", ".join(SPACINGS)}')
+  if spacing == 'time':
     t = np.linspace(T, 1, num_steps)[::-1]
   else:
     falling = -np.asarray(log_snr, np.float64)[1:]
@@ -122,16 +120,17 @@ def ddim(
 
   def step(x_t, memory, t):
     log_snr_s, log_snr_t = log_snr[t - 1], log_snr[t]
+    signal_t, noise_t = _scales(log_snr_t)
+    signal_s, noise_s = _scales(log_snr_s)
     x_0 = predict_x_0(x_t, jnp.full(keys.shape, log_snr_t))
-    eps = (x_t - signal_scale_of(log_snr_t) * x_0) / noise_scale_of(log_snr_t)
-    new_eps = random.normal(random.fold_in(noise_keys, t), x_t.shape, x_t.dtype)
-    new_share = -(eta**2) * jnp.expm1(log_snr_t - log_snr_s)
-    # At eta = 1 the last step keeps nothing of eps: the root's slope at 0 must not become NaN.
-    kept_share = jnp.maximum(1 - new_share, jnp.finfo(x_t.dtype).tiny)
-    noise = jnp.sqrt(kept_share) * eps
+    eps = (x_t - signal_t * x_0) / noise_t
     if eta:
-      noise += jnp.sqrt(new_share) * new_eps
-    return signal_scale_of(log_snr_s) * x_0 + noise_scale_of(log_snr_s) * noise, memory
+      new_share = -(eta**2) * jnp.expm1(log_snr_t - log_snr_s)
+      # At eta = 1 the last step keeps nothing of eps: the root's slope at 0 must not become NaN.
+      kept_share = jnp.maximum(1 - new_share, jnp.finfo(x_t.dtype).tiny)
+      new_eps = random.normal(random.fold_in(noise_keys, t), x_t.shape, x_t.dtype)
+      eps = jnp.sqrt(kept_share) * eps + jnp.sqrt(new_share) * new_eps
+    return signal_s * x_0 + noise_s * eps, memory
 
   return _descend(step, x_T, T, trajectory)
 
@@ -223,8 +222,12 @@ def _flow(x_0, x_t, log_snr_s, log_snr_t):
   which is x_0 at s = 0.
   """
   log_noise_ratio = jax.nn.log_sigmoid(-log_snr_s) - jax.nn.log_sigmoid(-log_snr_t)
-  weight = -jnp.expm1(0.5 * (log_snr_t - log_snr_s))
-  return jnp.exp(0.5 * log_noise_ratio) * x_t + signal_scale_of(log_snr_s) * weight * x_0
+  weight = -jnp.expm1(0.5 * (log_snr_t - log_snr_s)) * forward_process.signal_scale(log_snr_s)
+  return jnp.exp(0.5 * log_noise_ratio) * x_t + weight * x_0
+
+
+def _scales(log_snr_t):
+  return forward_process.signal_scale(log_snr_t), forward_process.noise_scale(log_snr_t)
 
 
 def _descend(step: Callable, x_T, T: int, trajectory: bool, memory=None):

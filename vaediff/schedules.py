@@ -1,4 +1,4 @@
-"""Noise schedules as tables of log signal-to-noise ratios.
+"""Noise schedules as tables of log signal-to-noise ratios; schedules of the KL weight.
 
 A noise schedule of T steps is one float64 table `log_snr`, shape [T+1], strictly decreasing from
 `log_snr[0] = +inf` (clean data) to `log_snr[T]` (almost pure noise). With it
@@ -9,7 +9,11 @@ A noise schedule of T steps is one float64 table `log_snr`, shape [T+1], strictl
 where they meet float32 arrays.
 """
 
+from collections.abc import Callable
+
+import jax.numpy as jnp
 import numpy as np
+import optax
 
 
 def linear(T: int, beta_first: float = 1e-4, beta_last: float = 0.02) -> np.ndarray:
@@ -54,6 +58,35 @@ def from_betas(betas: np.ndarray) -> np.ndarray:
   """The log-SNR table [T+1] of the variances that the steps add, betas [T] inside (0, 1)."""
   log_alpha_bar = np.cumsum(np.log1p(-np.asarray(betas, np.float64)))
   return np.concatenate([[np.inf], log_alpha_bar - np.log(-np.expm1(log_alpha_bar))])
+
+
+def linear_kl_weight(beta: float, warmup_steps: int = 0, start: int = 0) -> Callable:
+  """step -> weight of the KL: 0 up to `start`, then linear to beta within warmup_steps.
+
+  start = warmup_steps = 0 is the constant beta (Higgins et al. 2017); start = 0 the warm-up of
+  Bowman et al. 2016 and Sonderby et al. 2016; start > 0 lets reconstruction have the early steps
+  for itself (lecture section 3.4). Raises ValueError for a negative argument.
+  """
+  for name, value in (('beta', beta), ('warmup_steps', warmup_steps), ('start', start)):
+    if value < 0:
+      raise ValueError(f'{name} is {value}; it has to be at least 0')
+  if warmup_steps == 0:
+    return lambda step: jnp.where(step < start, 0.0, beta)
+  return optax.linear_schedule(0.0, beta, warmup_steps, start)
+
+
+def cyclical_kl_weight(beta: float, period: int, ramp: float = 0.5) -> Callable:
+  """step -> weight of the KL: in each period linear from 0 to beta, then beta for the rest.
+
+  Fu et al. 2019, eq. 6-7. ramp: the share of the period that rises. Raises ValueError for a
+  negative beta, a period below 1 and a ramp outside (0, 1].
+  """
+  if beta < 0 or period < 1 or not 0 < ramp <= 1:
+    raise ValueError(
+      f'beta, period and ramp are {beta}, {period}, {ramp}; beta is at least 0, period at least 1, '
+      'ramp in (0, 1]'
+    )
+  return lambda step: beta * jnp.minimum((step % period) / (ramp * period), 1.0)
 
 
 def _check_num_steps(T: int) -> None:

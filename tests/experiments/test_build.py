@@ -9,6 +9,7 @@ import pytest
 from ml_collections import ConfigDict
 
 from experiments import build, schema
+from vaediff import latents
 from vaediff.errors import InputError
 from vaediff.methods.base import Batch
 
@@ -40,6 +41,16 @@ SCHEDULES = {
   'linear': {'name': 'linear', 'T': 9, 'beta_first': 0.01, 'beta_last': 0.3},
   'cosine': {'name': 'cosine', 'T': 9},
   'linear_log_snr': {'name': 'linear_log_snr', 'T': 9, 'first': 7.5, 'last': -5.0},
+}
+
+
+METHOD = {
+  'name': 'vae',
+  'latent_dim': 4,
+  'objective': 'elbo',
+  'num_draws': 1,
+  'free_bits': 0.0,
+  'sample_pixels': False,
 }
 
 
@@ -92,6 +103,21 @@ def test_every_schedule(schedule):
   assert shapes(experiment)[0].shape == (4,)
 
 
+SAMPLERS = {
+  'ancestral': {'name': 'ancestral', 'num_steps': 3, 'noise_scale': 0.0},
+  'ddim': {'name': 'ddim', 'num_steps': 3, 'eta': 1},
+  'dpm_solver_pp_2m': {'name': 'dpm_solver_pp_2m', 'num_steps': 0},
+  'heun': {'name': 'heun', 'num_steps': 20},
+}
+
+
+@pytest.mark.parametrize('sampler', SAMPLERS)
+def test_every_sampler(sampler):
+  experiment = built('digits_diffusion', sampler=SAMPLERS[sampler])
+  assert experiment.protocol['sampler']['num_steps'] == (SAMPLERS[sampler]['num_steps'] or 20)
+  assert shapes(experiment)[1].shape == (4, 8, 8, 1)
+
+
 def test_learning_rate_warms_up_then_decays():
   config = importlib.import_module('configs.digits_vae').get_config('tiny').to_dict()
   config['optimizer'] |= {'warmup_steps': 4, 'learning_rate': 1.0, 'b1': 0.0, 'b2': 0.0}
@@ -120,8 +146,20 @@ def test_gradients_are_clipped_to_the_norm():
     np.testing.assert_allclose(ours, theirs, rtol=1e-5)
 
 
+@pytest.mark.parametrize(('prior', 'posterior'), latents.LATENTS)
+@pytest.mark.parametrize('scale', ['per_pixel', 'shared', 'fixed'])
+def test_every_code_distribution_and_scale(prior, posterior, scale):
+  experiment = built(
+    'digits_vae',
+    likelihood={'name': 'discretized_normal', 'scale': scale, 'fixed_scale': 0.2},
+    method={**METHOD, 'prior': prior, 'posterior': posterior},
+    kl_weight={'name': 'cyclical', 'beta': 1.0, 'period': 10, 'ramp': 0.5},
+  )
+  assert shapes(experiment)[1].shape == (4, 8, 8, 1)
+
+
 def test_what_contradicts_is_refused():
-  with pytest.raises(InputError, match='transformer|multiple|divi'):
+  with pytest.raises(InputError, match=r'not a multiple of [24]'):
     built('digits_diffusion', denoiser={**DENOISERS['transformer'], 'width': 18})
   with pytest.raises(InputError, match='has to fall'):
     built('digits_diffusion', schedule={**SCHEDULES['linear_log_snr'], 'last': 9.0})

@@ -174,15 +174,18 @@ WRONG = {
   'unknown dtype': (['--config.compute_dtype=float16'], 'one of float32, bfloat16'),
   'not a multiple': (['--config.training.num_steps=25'], '20 or 30'),
   'warm-up too long': (['--config.optimizer.warmup_steps=20'], 'below training.num_steps = 20'),
-  'likelihood against data': (['--config.method.likelihood=bernoulli'], 'data of 17 levels'),
+  'likelihood against data': (['--config.data.binarize=True'], 'for data of 2 levels'),
+  'prior against posterior': (
+    ['--config.method.prior=uniform', '--config.method.posterior=full'],
+    'uniform does not go with method.posterior full',
+  ),
+  'objective against weight': (
+    ['--config.method.objective=iwae', '--config.kl_weight.beta=2.0'],
+    'has no KL term to weight',
+  ),
   'unknown method': (['--config.method.name=gan'], "method.name is 'gan'; it is one of"),
   'unknown network': (['--config.encoder.name=rnn'], "encoder.name is 'rnn'"),
   'unknown data set': (['--config.data.name=mnits'], "did you mean 'mnist'?"),
-  'missing data set': (
-    ['--config.data.name=mnist', '--config.data.binarize=True',
-     '--config.method.likelihood=bernoulli'],
-    'download_and_prepare',
-  ),
   'unknown mode': (['--mode=fly'], "--mode is 'fly'"),
   'unknown flag': (['--nope=1'], 'nope'),
   'stray argument': (['train'], "unexpected argument 'train'"),
@@ -195,8 +198,14 @@ WRONG = {
 @pytest.mark.parametrize('name', WRONG)
 def test_wrong_input_is_answered_in_one_line(name, tmp_path):
   arguments, expected = WRONG[name]
-  data_dir = {'TFDS_DATA_DIR': str(tmp_path / 'none')} if 'missing data' in name else {}
-  assert expected in refuse(TINY, f'--workdir={tmp_path}/w', *arguments, **data_dir)
+  assert expected in refuse(TINY, f'--workdir={tmp_path}/w', *arguments)
+  assert not (tmp_path / 'w').exists()
+
+
+def test_a_missing_data_set(tmp_path):
+  config = '--config=configs/mnist_vae.py:tiny'
+  line = refuse(config, f'--workdir={tmp_path}/w', TFDS_DATA_DIR=str(tmp_path / 'none'))
+  assert 'download_and_prepare' in line
   assert not (tmp_path / 'w').exists()
 
 

@@ -7,24 +7,21 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from vaediff import likelihoods, parallel, schedules
+from vaediff import latents, likelihoods, parallel, schedules
 from vaediff.methods.base import Batch, Method, Variables
 from vaediff.methods.diffusion import diffusion
-from vaediff.methods.vae import num_posterior_outputs, vae
+from vaediff.methods.vae import vae
 from vaediff.networks import mlp, unet
 
 B, SHAPE = 8, (8, 8, 1)
 
 
-def make_vae(likelihood: str) -> tuple[Method, int]:
-  family, num_levels = {
-    'bernoulli': (likelihoods.bernoulli(), 2),
-    'discretized_normal': (likelihoods.discretized_normal(17), 17),
-    'discretized_logistic': (likelihoods.discretized_logistic(17), 17),
-  }[likelihood]
-  encoder = mlp.encoder((16,), num_posterior_outputs(3))
+def make_vae(likelihood=None, latent=latents.DIAGONAL, **options) -> tuple[Method, int]:
+  family = likelihood or likelihoods.discretized_logistic(17)
+  encoder = mlp.encoder((16,), latent.num_outputs(3))
   decoder = mlp.decoder((16,), (*SHAPE[:-1], family.num_outputs))
-  return vae(encoder, decoder, family, 3, num_levels, sample_pixels=True), num_levels
+  num_levels = 17 if likelihood is None else 2
+  return vae(encoder, decoder, family, latent, 3, num_levels, **options), num_levels
 
 
 def make_diffusion(**options) -> tuple[Method, int]:
@@ -38,9 +35,10 @@ def make_unet_diffusion() -> tuple[Method, int]:
 
 
 METHODS = {
-  'vae-bernoulli': lambda: make_vae('bernoulli'),
-  'vae-discretized_normal': lambda: make_vae('discretized_normal'),
-  'vae-discretized_logistic': lambda: make_vae('discretized_logistic'),
+  'vae-bernoulli': lambda: make_vae(likelihoods.bernoulli(), sample_pixels=True),
+  'vae-full-iwae': lambda: make_vae(latent=latents.FULL, objective='iwae', num_draws=3),
+  'vae-box-draws': lambda: make_vae(latent=latents.BOX, num_draws=2, free_bits=0.5),
+  'vae-warmup': lambda: make_vae(kl_weight=schedules.linear_kl_weight(2.0, warmup_steps=10)),
   'diffusion-eps-simple': lambda: make_diffusion(prediction='eps', variance='fixed_small'),
   'diffusion-x_0-bound': lambda: make_diffusion(prediction='x_0', loss='bound'),
   'diffusion-v-nearest_level': lambda: make_diffusion(

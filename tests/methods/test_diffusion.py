@@ -131,6 +131,29 @@ def test_samples_of_a_network_that_knows_x_0_are_that_level():
   np.testing.assert_array_equal(method.sample(Variables({}), KEYS, batch(0).label), 12)
 
 
+@pytest.mark.parametrize(
+  ('sampler', 'options'),
+  [
+    ('ancestral', {'noise_scale': 0.5}),
+    ('ddim', {'eta': 0.5}),
+    ('dpm_solver_pp_2m', {}),
+    ('heun', {}),
+  ],
+)
+def test_every_sampler_in_few_steps(sampler, options):
+  method = diffusion(
+    constant_x_0(0.5, 'x_0'),
+    LOG_SNR,
+    SHAPE,
+    K,
+    'x_0',
+    sampler=sampler,
+    num_sampling_steps=5,
+    sampler_options=options,
+  )
+  np.testing.assert_array_equal(method.sample(Variables({}), KEYS, batch(0).label), 12)
+
+
 def test_nearest_level_decoder_needs_no_network():
   table = schedules.linear_log_snr(T)
   method = diffusion(constant_x_0(-1.0, 'x_0'), table, SHAPE, K, 'x_0', decoder='nearest_level')
@@ -139,7 +162,7 @@ def test_nearest_level_decoder_needs_no_network():
 
 
 def test_unknown_choices_are_refused():
-  for name in ('prediction', 'variance', 'loss', 'decoder'):
+  for name in ('prediction', 'variance', 'loss', 'decoder', 'sampler'):
     with pytest.raises(ValueError, match=f"{name} is 'nonsense'; it is one of"):
       diffusion(constant_x_0(0.0, 'x_0'), LOG_SNR, SHAPE, K, **{name: 'nonsense'})
 

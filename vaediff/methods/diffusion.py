@@ -6,6 +6,8 @@ The network sees x_t and log_snr[t]. It predicts the noise eps, the data x_0 or 
 x_0 each gives the mean of the exact posterior q(x_{t-1} | x_t, x_0) with the predicted x_0 in it.
 """
 
+from collections.abc import Mapping
+
 import jax.numpy as jnp
 
 from vaediff import bounds, forward_process, gaussian, likelihoods, random, sampling
@@ -16,6 +18,7 @@ PREDICTIONS = ('eps', 'x_0', 'v')
 VARIANCES = ('fixed_small', 'fixed_large')
 LOSSES = ('simple', 'bound')
 DECODERS = ('discretized_normal', 'nearest_level')
+SAMPLERS = ('ancestral', *sampling.SOLVERS)
 
 
 def diffusion(
@@ -29,6 +32,9 @@ def diffusion(
   decoder: str = 'discretized_normal',
   clip_x_0: bool = True,
   num_times: int | None = None,
+  sampler: str = 'ancestral',
+  num_sampling_steps: int | None = None,
+  sampler_options: Mapping | None = None,
 ) -> Method:
   """A diffusion model with fixed variance.
 
@@ -50,31 +56,42 @@ def diffusion(
     term.
   num_times: how many of the T - 1 terms t = 2..T `log_likelihood_bound` computes for each example;
     None: all (see `bounds.diffusion_bound`).
+  sampler: 'ancestral' or one of `sampling.SOLVERS`, with its options (noise_scale, eta).
+  num_sampling_steps: on how many levels of the schedule (see `sampling.respace`); None: all.
 
-  Raises ValueError for an unknown prediction, variance, loss or decoder.
+  Raises ValueError for an unknown prediction, variance, loss, decoder or sampler, and for a
+  number of steps or options that the sampler does not take.
   """
   for name, value, allowed in (
     ('prediction', prediction, PREDICTIONS),
     ('variance', variance, VARIANCES),
     ('loss', loss, LOSSES),
     ('decoder', decoder, DECODERS),
+    ('sampler', sampler, SAMPLERS),
   ):
     if value not in allowed:
       raise ValueError(f'{name} is {value!r}; it is one of {", ".join(allowed)}')
   T = len(log_snr) - 1
-  log_snr = jnp.asarray(log_snr, jnp.float32)
-  log_var = reverse_log_var(log_snr, variance)
+  sampling_log_snr = sampling.respace(log_snr, num_sampling_steps or T)
+  sampler_options = dict(sampler_options or {})
+  log_snr, sampling_log_snr = jnp.float32(log_snr), jnp.float32(sampling_log_snr)
 
-  def predict_x_0(params, x_t, t, label):
-    output = network.apply(params, x_t, log_snr[t], label)
-    return output, _x_0_from(prediction, x_t, output, log_snr[t])
+  def denoiser(params, label, clip):
+    """(x_t, log_snr_t [B]) -> the predicted x_0."""
 
-  def reverse_step(params, label, clip):
-    """(x_t, t [B]) -> p(x_{t-1} | x_t)."""
+    def predict_x_0(x_t, log_snr_t):
+      output = network.apply(params, x_t, log_snr_t, label)
+      x_0 = _x_0_from(prediction, x_t, output, log_snr_t)
+      return jnp.clip(x_0, -1, 1) if clip else x_0
+
+    return predict_x_0
+
+  def reverse_step(predict_x_0, log_snr):
+    """(x_t, t [B]) -> p(x_{t-1} | x_t), on the levels of a table."""
+    log_var = reverse_log_var(log_snr, variance)
 
     def step(x_t, t):
-      _, x_0 = predict_x_0(params, x_t, t, label)
-      x_0 = jnp.clip(x_0, -1, 1) if clip else x_0
+      x_0 = predict_x_0(x_t, log_snr[t])
       mean = forward_process.posterior(x_0, x_t, log_snr[t - 1], log_snr[t]).mean
       return gaussian.Normal(mean, _over_event(log_var[t - 1], mean))
 
@@ -103,7 +120,7 @@ def diffusion(
 
   def bound_loss(params, keys, batch: Batch, t):
     x_0 = likelihoods.center(batch.x, num_levels)
-    step = reverse_step(params, batch.label, clip=False)
+    step = reverse_step(denoiser(params, batch.label, clip=False), log_snr)
     term = bounds.diffusion_term(keys, x_0, t, log_snr, step, decoder_log_prob(batch.x))
     return {'loss': T * term + bounds.diffusion_prior_kl(x_0, log_snr)}
 
@@ -119,13 +136,20 @@ def diffusion(
       keys,
       likelihoods.center(batch.x, num_levels),
       log_snr,
-      reverse_step(variables.params, batch.label, clip_x_0),
+      reverse_step(denoiser(variables.params, batch.label, clip_x_0), log_snr),
       decoder_log_prob(batch.x),
       T - 1 if num_times is None else num_times,
     )
 
   def sample(variables: Variables, keys, label):
-    x_0 = sampling.ancestral(keys, event_shape, reverse_step(variables.params, label, clip_x_0), T)
+    predict_x_0 = denoiser(variables.params, label, clip_x_0)
+    if sampler == 'ancestral':
+      step = reverse_step(predict_x_0, sampling_log_snr)
+      num_steps = len(sampling_log_snr) - 1
+      x_0 = sampling.ancestral(keys, event_shape, step, num_steps, **sampler_options)
+    else:
+      solver = sampling.SOLVERS[sampler]
+      x_0 = solver(keys, event_shape, predict_x_0, sampling_log_snr, **sampler_options)
     return likelihoods.quantize(x_0, num_levels)
 
   return Method(

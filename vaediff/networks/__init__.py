@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 
 
 class Network(NamedTuple):
@@ -37,5 +38,23 @@ def from_module(module: nn.Module, check: Callable[..., None] | None = None) -> 
     if check is not None:
       check(*inputs)
     return module.apply({'params': params}, *inputs)
+
+  return Network(init, apply)
+
+
+def with_shared_channels(network: Network, num_channels: int) -> Network:
+  """A network whose output [B, ..., C] gets num_channels more that do not depend on the input.
+
+  They are parameters, zero at initialisation, the same for every example and pixel: a learned scale
+  that a likelihood shares between all pixels.
+  """
+
+  def init(key, *inputs):
+    return {'network': network.init(key, *inputs), 'shared': jnp.zeros(num_channels)}
+
+  def apply(params, *inputs):
+    output = network.apply(params['network'], *inputs)
+    shared = jnp.broadcast_to(params['shared'], (*output.shape[:-1], num_channels))
+    return jnp.concatenate([output, shared], axis=-1)
 
   return Network(init, apply)
