@@ -50,7 +50,9 @@ def diffusion(
     'bound': T times the bound's term at t plus the prior's KL: an unbiased estimate of the negative
     bound, in nats.
   decoder: p(x | x_1), 'discretized_normal' (Ho et al. 2020, eq. 13) with the mean and variance of
-    the reverse step, or 'nearest_level' (Kingma et al. 2021), by Bayes' rule from x_1 alone.
+    the reverse step, or 'nearest_level' (Kingma et al. 2021), by Bayes' rule from x_1 alone. On a
+    schedule with small steps near t = 1 the variance 'fixed_small' of t = 2 is far below the error
+    of the mean, and 'discretized_normal' pays for it: take 'fixed_large' or 'nearest_level' there.
   clip_x_0: whether the predicted x_0 is clipped to [-1, 1] when sampling and in the evaluated
     bound (never in the loss). A projection onto a convex set that holds x_0, it cannot worsen a KL
     term.
