@@ -47,7 +47,9 @@ def diffusion(dataset: str) -> ConfigDict:
   )
   config.evaluation.num_times = 0
   config.schedule = ConfigDict({'name': 'cosine', 'T': 1000})
-  config.sampler = ConfigDict({'name': 'ancestral', 'num_steps': 0, 'noise_scale': 1.0})
+  config.sampler = ConfigDict(
+    {'name': 'ancestral', 'num_steps': 0, 'spacing': 'time', 'noise_scale': 1.0}
+  )
   config.denoiser = ConfigDict(
     {
       'name': 'unet',

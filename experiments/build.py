@@ -135,6 +135,7 @@ def _diffusion(config: Mapping, dataset: data.Dataset, num_levels: int):
     num_times=num_times or None,
     sampler=sampler.pop('name'),
     num_sampling_steps=num_sampling_steps,
+    spacing=sampler.pop('spacing'),
     sampler_options=sampler,
     **{name: value for name, value in method.items() if name != 'name'},
   )

@@ -8,6 +8,7 @@ import difflib
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
+from vaediff import sampling
 from vaediff.errors import InputError
 from vaediff.methods import diffusion, vae
 
@@ -106,12 +107,13 @@ SCHEDULE = Variants(
 
 EVALUATION = {'split': one_of('test', 'validation'), 'batch_size': integer(1), 'every': integer(0)}
 # num_steps = 0: all levels of the schedule.
+LEVELS = {'num_steps': integer(0), 'spacing': one_of(*sampling.SPACINGS)}
 SAMPLER = Variants(
   {
-    'ancestral': {'num_steps': integer(0), 'noise_scale': number(0)},
-    'ddim': {'num_steps': integer(0), 'eta': FRACTION},
-    'dpm_solver_pp_2m': {'num_steps': integer(0)},
-    'heun': {'num_steps': integer(0)},
+    'ancestral': LEVELS | {'noise_scale': number(0)},
+    'ddim': LEVELS | {'eta': FRACTION},
+    'dpm_solver_pp_2m': LEVELS,
+    'heun': LEVELS,
   }
 )
 

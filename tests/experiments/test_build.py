@@ -104,10 +104,10 @@ def test_every_schedule(schedule):
 
 
 SAMPLERS = {
-  'ancestral': {'name': 'ancestral', 'num_steps': 3, 'noise_scale': 0.0},
-  'ddim': {'name': 'ddim', 'num_steps': 3, 'eta': 1},
-  'dpm_solver_pp_2m': {'name': 'dpm_solver_pp_2m', 'num_steps': 0},
-  'heun': {'name': 'heun', 'num_steps': 20},
+  'ancestral': {'name': 'ancestral', 'num_steps': 3, 'spacing': 'time', 'noise_scale': 0.0},
+  'ddim': {'name': 'ddim', 'num_steps': 3, 'spacing': 'time', 'eta': 1},
+  'dpm_solver_pp_2m': {'name': 'dpm_solver_pp_2m', 'num_steps': 7, 'spacing': 'log_snr'},
+  'heun': {'name': 'heun', 'num_steps': 0, 'spacing': 'time'},
 }
 
 

@@ -34,6 +34,7 @@ def diffusion(
   num_times: int | None = None,
   sampler: str = 'ancestral',
   num_sampling_steps: int | None = None,
+  spacing: str = 'time',
   sampler_options: Mapping | None = None,
 ) -> Method:
   """A diffusion model with fixed variance.
@@ -59,7 +60,8 @@ def diffusion(
   num_times: how many of the T - 1 terms t = 2..T `log_likelihood_bound` computes for each example;
     None: all (see `bounds.diffusion_bound`).
   sampler: 'ancestral' or one of `sampling.SOLVERS`, with its options (noise_scale, eta).
-  num_sampling_steps: on how many levels of the schedule (see `sampling.respace`); None: all.
+  num_sampling_steps, spacing: on how many levels of the schedule, and which (see
+    `sampling.respace`); None: all.
 
   Raises ValueError for an unknown prediction, variance, loss, decoder or sampler, and for a
   number of steps or options that the sampler does not take.
@@ -74,7 +76,7 @@ def diffusion(
     if value not in allowed:
       raise ValueError(f'{name} is {value!r}; it is one of {", ".join(allowed)}')
   T = len(log_snr) - 1
-  sampling_log_snr = sampling.respace(log_snr, num_sampling_steps or T)
+  sampling_log_snr = sampling.respace(log_snr, num_sampling_steps or T, spacing)
   sampler_options = dict(sampler_options or {})
   log_snr, sampling_log_snr = jnp.float32(log_snr), jnp.float32(sampling_log_snr)
 
