@@ -98,6 +98,7 @@ def train(
         _report_dispatch(reporter, *unread.pop(0))
       if is_evaluated and not is_last:
         _report_evaluation(tools, reporter, training.averaged(state), step)
+        reporter.restart_clock()
       if is_saved:
         checkpoints.save(step, state)
   return state

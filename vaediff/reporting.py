@@ -28,7 +28,8 @@ class Reporter:
   def progress(self, step: int, loss: float) -> None:
     """Moves the bar to `step`, with the loss and the examples per second.
 
-    The speed is the mean since the first call: what was compiled before it does not count.
+    The speed is the mean since the first call after the start or `restart_clock`: neither compiling
+    nor evaluation count.
     """
     now = time.monotonic()
     self._first = self._first or (step, now)
@@ -40,6 +41,10 @@ class Reporter:
       self._tensorboard.add_scalar('speed/examples_per_second', rate, step)
     self._bar.set_postfix_str(text, refresh=False)
     self._bar.update(step - self._bar.n)
+
+  def restart_clock(self) -> None:
+    """Forgets the time spent so far, which was not training."""
+    self._first = None
 
   def metrics(self, step: int, split: str, values: dict[str, float]) -> None:
     """One line of metrics.jsonl, and the same values to TensorBoard."""
