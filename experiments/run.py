@@ -13,7 +13,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from absl import app, flags
+from absl import flags
 from ml_collections import ConfigDict, config_flags
 
 from experiments import schema
@@ -31,10 +31,12 @@ NUM_SAMPLES = flags.DEFINE_integer('num_samples', None, 'Overrides sampling.num_
 
 def main(argv: Sequence[str]) -> int:
   """Runs the program; returns the exit status."""
-  app.define_help_flags()
+  if {'-h', '--help'} & set(argv[1:]):
+    print(f'{__doc__}\n{flags.FLAGS.main_module_help()}')
+    return 0
   try:
     config = parse(argv)
-    # Imported here, not at the top: a wrong command line is answered before JAX is loaded.
+    # Imported here, not at the top: a wrong command line is answered before orbax is loaded.
     from experiments import stages
 
     stages.run(config, Path(WORKDIR.value), MODE.value)
@@ -46,19 +48,21 @@ def main(argv: Sequence[str]) -> int:
 
 def parse(argv: Sequence[str]) -> dict:
   """The resolved config, checked against the schema. Raises InputError for a wrong command line."""
+  _check_config_file(argv)
   try:
     rest = flags.FLAGS(argv)
-    config = CONFIG.value.to_dict() if CONFIG.value else None
+    config = CONFIG.value.to_dict() if isinstance(CONFIG.value, ConfigDict) else None
   except InputError:
     raise
-  except Exception as error:  # a config file is code, which may raise anything
-    raise InputError(_unknown_override(argv) or ' '.join(str(error).split())) from error
+  except (Exception, SystemExit) as error:  # a config file is code, which may raise anything
+    raise InputError(_unknown_override(argv) or ' '.join(str(error).split()[:60])) from error
   if rest[1:]:
     raise InputError(f'unexpected argument {rest[1]!r}; options have the form --name=value')
-  if config is None or WORKDIR.value is None:
-    missing = 'workdir' if config else 'config'
+  if config is None:
+    raise InputError('--config has to name a file whose get_config() returns a ConfigDict')
+  if not WORKDIR.value:
     raise InputError(
-      f'--{missing} is missing; usage: python -m experiments.run --config=FILE --workdir=FOLDER'
+      '--workdir is missing; usage: python -m experiments.run --config=FILE --workdir=FOLDER'
     )
   if MODE.value not in MODES:
     raise InputError(f'--mode is {MODE.value!r}; it is one of {", ".join(MODES)}')
@@ -68,17 +72,31 @@ def parse(argv: Sequence[str]) -> dict:
   return config
 
 
+def _config_path(argv: Sequence[str]) -> str | None:
+  """The value of --config, without the variant after a colon."""
+  found = re.search(r'^--?config[=\n](.*)$', '\n'.join(argv[1:]), re.MULTILINE)
+  return found and found[1]
+
+
+def _check_config_file(argv: Sequence[str]) -> None:
+  """Raises InputError where --config is missing or names no file."""
+  path = _config_path(argv)
+  if path is None:
+    raise InputError(
+      '--config is missing; usage: python -m experiments.run --config=FILE --workdir=FOLDER'
+    )
+  if not Path(path.split(':')[0]).is_file():
+    raise InputError(f'--config={path} names no file; the shipped configs are configs/NAME.py')
+
+
 def _unknown_override(argv: Sequence[str]) -> str | None:
   """What is wrong with the first --config.NAME=value whose NAME the config does not have."""
-  text = '\n'.join(argv[1:])
-  path = re.search(r'^--?config=(.*)$', text, re.MULTILINE)
-  if path is None:
+  try:
+    config = flags.FLAGS['config'].parser.parse(_config_path(argv))
+    names = schema.flatten(config.to_dict())
+  except Exception:  # then it is the config file itself that is wrong
     return None
-  config = flags.FLAGS['config'].parser.parse(path[1])
-  if not isinstance(config, ConfigDict):
-    return None
-  names = schema.flatten(config.to_dict())
-  for name in re.findall(r'^--?config\.([^=\n]*)', text, re.MULTILINE):
+  for name in re.findall(r'^--?config\.([^=\n]*)', '\n'.join(argv[1:]), re.MULTILINE):
     if name not in names:
       return f'{name} is not a field of this config{schema.nearest_name(name, names)}'
   return None

@@ -5,6 +5,7 @@ fit raises an `InputError` that says which, what arrived and what is allowed.
 """
 
 import difflib
+import math
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -26,22 +27,21 @@ class Variants(NamedTuple):
   sections: dict[str, dict]
 
 
-def integer(minimum: int) -> Field:
-  return Field(lambda v: _is_int(v) and v >= minimum, f'an integer of at least {minimum}')
+def integer(minimum: int, below: float = float('inf')) -> Field:
+  upper = f' and below {below}' if below < float('inf') else ''
+  return Field(
+    lambda v: _is_int(v) and minimum <= v < below, f'an integer of at least {minimum}{upper}'
+  )
 
 
 def number(minimum: float = float('-inf'), below: float = float('inf')) -> Field:
   return Field(
-    lambda v: (_is_int(v) or isinstance(v, float)) and minimum <= v < below,
-    f'a number in [{minimum:g}, {below:g})',
+    lambda v: _is_finite(v) and minimum <= v < below, f'a finite number in [{minimum:g}, {below:g})'
   )
 
 
 def positive(below: float = float('inf')) -> Field:
-  return Field(
-    lambda v: (_is_int(v) or isinstance(v, float)) and 0 < v < below,
-    f'a number in (0, {below:g})',
-  )
+  return Field(lambda v: _is_finite(v) and 0 < v < below, f'a finite number in (0, {below:g})')
 
 
 def one_of(*values: str) -> Field:
@@ -57,9 +57,7 @@ def integers(at_least_one: bool = True) -> Field:
   )
 
 
-FRACTION = Field(
-  lambda v: (_is_int(v) or isinstance(v, float)) and 0 <= v <= 1, 'a number in [0, 1]'
-)
+FRACTION = Field(lambda v: _is_finite(v) and 0 <= v <= 1, 'a number in [0, 1]')
 BOOLEAN = Field(lambda v: isinstance(v, bool), 'True or False')
 STRING = Field(lambda v: isinstance(v, str), 'a string')
 ACTIVATION = one_of('tanh', 'relu', 'gelu', 'silu')
@@ -118,7 +116,7 @@ SAMPLER = Variants(
 )
 
 COMMON = {
-  'seed': integer(0),
+  'seed': integer(0, below=2**32),
   'compute_dtype': one_of('float32', 'bfloat16'),
   'data': {'name': STRING, 'data_dir': STRING, 'binarize': BOOLEAN},
   'training': {
@@ -229,12 +227,15 @@ def flatten(config: Mapping, prefix: str = '') -> dict[str, Any]:
 def _check_section(path: str, section: Any, schema: dict | Variants) -> None:
   if not isinstance(section, Mapping):
     raise InputError(f'{path} is {section!r}; it is a section of the config')
+  kind = 'this config'
   if isinstance(schema, Variants):
-    schema = {'name': STRING} | schema.sections[_variant(path, section, schema.sections)]
+    name = _variant(path, section, schema.sections)
+    schema = {'name': STRING} | schema.sections[name]
+    kind = f'{path} {name}, whose fields are {", ".join(schema)}'
   prefix = f'{path}.' if path else ''
   for key in section:
     if key not in schema:
-      raise InputError(f'{prefix}{key} is not a field of this config{nearest_name(key, schema)}')
+      raise InputError(f'{prefix}{key} is not a field of {kind}{nearest_name(key, schema)}')
   for key, field in schema.items():
     if key not in section:
       raise InputError(f'{prefix}{key} is missing from the config')
@@ -250,6 +251,13 @@ def _variant(path: str, section: Any, names: Mapping) -> str:
   if not isinstance(name, str) or name not in names:
     raise InputError(f'{path}.name is {name!r}; it is one of {", ".join(names)}')
   return name
+
+
+def _is_finite(value: Any) -> bool:
+  # Integers past the range of floats are no numbers for a computation either.
+  return (_is_int(value) and abs(value) < 2**63) or (
+    isinstance(value, float) and math.isfinite(value)
+  )
 
 
 def _is_int(value: Any) -> bool:

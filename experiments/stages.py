@@ -1,6 +1,5 @@
 """The stages of a run: train, evaluate, sample. Each reads and writes the run's workdir."""
 
-import json
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -40,30 +39,34 @@ def run(config: dict, folder: Path, mode: str) -> None:
   for section in ('training', 'evaluation', 'sampling'):
     name = f'{section}.batch_size'
     schema.check_divisible(name, config[section]['batch_size'], len(devices))
+  workdir.check(folder, config, mode)
   experiment = build(config)
-  workdir.claim(folder, config, mode)
-  if mode == 'train' and _is_finished(config, folder):
+  if mode == 'train' and workdir.is_finished(folder, config):
     print(f'{folder} is finished: see results.json and samples.png there')
     return
   tools = _make_tools(experiment, config, folder, devices)
+  state = _initial_state(tools)
+  # From here on the folder is written to; whatever is wrong with the config has shown before.
+  workdir.claim(folder, config)
   with Checkpoints(folder / 'checkpoints') as checkpoints:
-    state, step = _newest_state(tools, checkpoints)
-    if mode == 'train':
-      state = train(tools, checkpoints, state, step)
-    elif step == 0:
+    step = checkpoints.latest_step() or 0
+    if step == 0 and mode != 'train':
       raise InputError(f'--workdir={folder} holds no checkpoint to {mode}; train one there first')
-  variables = parallel.replicate(training.averaged(parallel.unreplicate(state)), devices)
-  step = int(parallel.unreplicate(state.step))
-  if mode in ('train', 'evaluate') and tools.bound is not None:
-    evaluate(tools, variables, step)
-  if mode in ('train', 'sample'):
-    sample(tools, variables)
+    state = parallel.replicate(checkpoints.restore(step, state) if step else state, devices)
+    if mode == 'train':
+      train(tools, checkpoints, state, step)
+    elif mode == 'sample':
+      sample(tools, training.averaged(state))
+    elif tools.bound is None:
+      raise InputError(f'method.name is {config["method"]["name"]}, which has no likelihood')
+    else:
+      evaluate(tools, training.averaged(state), step)
 
 
 def train(
   tools: Tools, checkpoints: Checkpoints, state: training.TrainState, first_step: int
-) -> training.TrainState:
-  """Trains from first_step to the end; returns the replicated state."""
+) -> None:
+  """Trains the replicated state from first_step to the end, then evaluates and samples."""
   config, training_config = tools.config, tools.config['training']
   num_steps, batch_size = training_config['num_steps'], training_config['batch_size']
   dispatch = training.make_dispatch(
@@ -94,21 +97,27 @@ def train(
       is_last = step == num_steps
       is_evaluated = config['evaluation']['every'] and step % config['evaluation']['every'] == 0
       is_saved = step % training_config['checkpoint_every'] == 0 or is_last
-      while len(unread) > (not (is_last or is_evaluated or is_saved)):
+      while len(unread) > (not (is_evaluated or is_saved)):
         _report_dispatch(reporter, *unread.pop(0))
       if is_evaluated and not is_last:
-        _report_evaluation(tools, reporter, training.averaged(state), step)
+        variables = training.averaged(state)
+        if tools.bound is not None:
+          _report_metrics(tools, reporter, step, _bound_metrics(tools, variables))
+        _report_samples(tools, reporter, step, _draw(tools, variables, NUM_PREVIEW_SAMPLES))
         reporter.restart_clock()
       if is_saved:
         checkpoints.save(step, state)
-  return state
+    variables = training.averaged(state)
+    if tools.bound is not None:
+      metrics = evaluate(tools, variables, num_steps)
+      _report_metrics(tools, reporter, num_steps, metrics)
+    _report_samples(tools, reporter, num_steps, sample(tools, variables))
 
 
-def evaluate(tools: Tools, variables, step: int) -> None:
-  """Evaluates the whole split; writes results.json and prints its metrics."""
+def evaluate(tools: Tools, variables, step: int) -> dict[str, dict]:
+  """Evaluates the whole split; writes results.json, prints its metrics and returns them."""
   config, split = tools.config, tools.experiment.dataset.evaluation
-  terms = tools.bound(variables, _key(config, EVALUATE), split)
-  metrics = likelihood.summarize(terms, split.x[0].size)
+  metrics = _bound_metrics(tools, variables)
   results = {
     'method': config['method']['name'],
     'dataset': config['data']['name'],
@@ -122,16 +131,18 @@ def evaluate(tools: Tools, variables, step: int) -> None:
   reporting.write_json(tools.folder / 'results.json', results)
   for name, metric in metrics.items():
     print(f'{name:16} {metric["value"]:10.4f} +- {metric["stderr"]:.4f} {metric["unit"]}')
+  return metrics
 
 
-def sample(tools: Tools, variables) -> None:
-  """Draws samples; writes samples.npz and samples.png."""
-  x = tools.sampler(variables, _key(tools.config, SAMPLE), _labels(tools, None))
+def sample(tools: Tools, variables) -> np.ndarray:
+  """Draws samples; writes samples.npz and samples.png and returns them."""
+  x = _draw(tools, variables, tools.config['sampling']['num_samples'])
   with reporting.replacing(tools.folder / 'samples.npz') as path, path.open('wb') as file:
     np.savez_compressed(file, samples=x)
   path = tools.folder / 'samples.png'
   reporting.write_picture(path, reporting.grid(x, tools.experiment.num_levels))
   print(f'{len(x)} samples: {path}')
+  return x
 
 
 def _make_tools(
@@ -147,16 +158,11 @@ def _make_tools(
   return Tools(experiment, config, folder, devices, bound, sampler)
 
 
-def _newest_state(tools: Tools, checkpoints: Checkpoints) -> tuple[training.TrainState, int]:
-  """The replicated state to go on from, and how many steps it has done."""
+def _initial_state(tools: Tools) -> training.TrainState:
   train_split = tools.experiment.dataset.train
   batch = Batch(train_split.x[:1], train_split.label[:1], np.zeros(1, np.int32))
   key = _key(tools.config, INIT)
-  state = training.init(key, tools.experiment.method, tools.experiment.optimizer, batch)
-  step = checkpoints.latest_step() or 0
-  if step:
-    state = checkpoints.restore(step, state)
-  return parallel.replicate(state, tools.devices), step
+  return training.init(key, tools.experiment.method, tools.experiment.optimizer, batch)
 
 
 def _report_dispatch(reporter: reporting.Reporter, step: int, metrics) -> None:
@@ -174,31 +180,30 @@ def _report_dispatch(reporter: reporting.Reporter, step: int, metrics) -> None:
   reporter.progress(step, means['loss'])
 
 
-def _report_evaluation(tools: Tools, reporter: reporting.Reporter, variables, step: int) -> None:
-  """The bound on the whole evaluation split, and a small grid of samples, in mid-training."""
-  if tools.bound is not None:
-    split = tools.experiment.dataset.evaluation
-    terms = tools.bound(variables, _key(tools.config, EVALUATE), split)
-    metrics = likelihood.summarize(terms, split.x[0].size)
-    reporter.metrics(step, split.name, {name: metric['value'] for name, metric in metrics.items()})
-  x = tools.sampler(variables, _key(tools.config, SAMPLE), _labels(tools, NUM_PREVIEW_SAMPLES))
-  reporter.picture(step, 'samples', reporting.grid(x, tools.experiment.num_levels))
+def _bound_metrics(tools: Tools, variables) -> dict[str, dict]:
+  """The bound on the whole evaluation split: {name: {'value', 'stderr', 'unit'}}."""
+  split = tools.experiment.dataset.evaluation
+  terms = tools.bound(variables, _key(tools.config, EVALUATE), split)
+  return likelihood.summarize(terms, split.x[0].size)
 
 
-def _labels(tools: Tools, num: int | None) -> np.ndarray:
-  return np.full(num or tools.config['sampling']['num_samples'], -1, np.int32)
+def _draw(tools: Tools, variables, num: int) -> np.ndarray:
+  """`num` samples without a label."""
+  return tools.sampler(variables, _key(tools.config, SAMPLE), np.full(num, -1, np.int32))
+
+
+def _report_metrics(tools: Tools, reporter: reporting.Reporter, step: int, metrics) -> None:
+  name = tools.experiment.dataset.evaluation.name
+  reporter.metrics(step, name, {name: metric['value'] for name, metric in metrics.items()})
+
+
+def _report_samples(tools: Tools, reporter: reporting.Reporter, step: int, x) -> None:
+  pixels = reporting.grid(x[:NUM_PREVIEW_SAMPLES], tools.experiment.num_levels)
+  reporter.picture(step, 'samples', pixels)
 
 
 def _key(config: dict, stream: int) -> jax.Array:
   return jax.random.fold_in(jax.random.key(config['seed']), stream)
-
-
-def _is_finished(config: dict, folder: Path) -> bool:
-  """Whether the results are of the last step and the samples, written last, are there."""
-  results = folder / 'results.json'
-  if not (folder / 'samples.png').exists() or not results.exists():
-    return False
-  return json.loads(results.read_text())['step'] == config['training']['num_steps']
 
 
 def _enable_compilation_cache() -> None:

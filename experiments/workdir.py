@@ -3,38 +3,68 @@
 import hashlib
 import json
 import subprocess
+import tempfile
 from pathlib import Path
 
 from experiments import schema
 from vaediff import reporting
 from vaediff.errors import InputError
 
-# Fields that say where things are, not what is computed: they may change between starts.
-LOCATIONS = ('data.data_dir',)
-# Sections that a finished training does not depend on: evaluation and sampling may vary them.
-AFTER_TRAINING = ('evaluation.', 'sampling.', 'sampler.')
+# Fields that say where things are, or how many samples to draw: they may change between starts.
+ALWAYS_FREE = ('data.data_dir', 'sampling.num_samples')
+# What a finished training does not depend on: `evaluate` and `sample` may vary it.
+FREE_AFTER_TRAINING = (
+  'evaluation.batch_size',
+  'evaluation.every',
+  'evaluation.num_times',
+  'sampling.',
+  'sampler.',
+)
 
 
-def claim(workdir: Path, config: dict, mode: str) -> None:
-  """Makes the workdir this config's own, or checks that it is.
+def check(workdir: Path, config: dict, mode: str) -> None:
+  """Checks that the workdir is this config's own, or new; writes nothing.
 
-  Raises InputError where the folder cannot be written, where it holds a run of another config
-  (naming the fields that differ), and where there is no run to evaluate or to sample from.
+  Raises InputError where it holds a run of another config (naming the fields that differ), and
+  where there is no run to evaluate or to sample from.
   """
   path = workdir / 'config.json'
   if path.exists():
     _check_same(path, config, mode)
   elif mode != 'train':
     raise InputError(f'--workdir={workdir} holds no run to {mode}; train one there first')
+
+
+def claim(workdir: Path, config: dict) -> None:
+  """Makes the workdir this config's own. Raises InputError where it cannot be written."""
+  path = workdir / 'config.json'
   try:
     workdir.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryFile(dir=workdir):
+      pass
     if not path.exists():
       reporting.write_json(path, config)
-    (workdir / 'tensorboard').mkdir(exist_ok=True)
   except OSError as error:
     raise InputError(
       f'--workdir={workdir} cannot be written ({error.strerror}); choose a folder that can'
     ) from error
+
+
+def is_finished(workdir: Path, config: dict) -> bool:
+  """Whether the workdir has samples, and the results of this very config at its last step."""
+  try:
+    results = json.loads((workdir / 'results.json').read_text())
+    recorded = results['step'], results['provenance']['config_sha256']
+  except (OSError, ValueError, LookupError, TypeError):
+    return False
+  is_last = recorded == (config['training']['num_steps'], config_hash(config))
+  return is_last and (workdir / 'samples.png').exists()
+
+
+def config_hash(config: dict) -> str:
+  """SHA-256 of the config, without the fields that may always change."""
+  fields = {k: v for k, v in schema.flatten(config).items() if k not in ALWAYS_FREE}
+  return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()
 
 
 def provenance(config: dict) -> dict[str, str]:
@@ -44,7 +74,7 @@ def provenance(config: dict) -> dict[str, str]:
   device = jax.devices()[0]
   return {
     'commit': commit(),
-    'config_sha256': hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest(),
+    'config_sha256': config_hash(config),
     'jax': jax.__version__,
     'device': f'{len(jax.devices())} x {device.device_kind} ({device.platform})',
   }
@@ -64,11 +94,11 @@ def commit() -> str:
 def _check_same(path: Path, config: dict, mode: str) -> None:
   try:
     recorded = schema.flatten(json.loads(path.read_text()))
-  except (OSError, ValueError) as error:
+  except (OSError, ValueError, AttributeError) as error:
     raise InputError(f'{path} cannot be read ({error}); choose another workdir') from error
   # As JSON gives them back: tuples are lists.
   current = schema.flatten(json.loads(json.dumps(config)))
-  free = LOCATIONS if mode == 'train' else LOCATIONS + AFTER_TRAINING
+  free = ALWAYS_FREE if mode == 'train' else ALWAYS_FREE + FREE_AFTER_TRAINING
   differences = [
     f'{name} (there {recorded.get(name, "absent")}, here {current.get(name, "absent")})'
     for name in sorted(recorded.keys() | current.keys())

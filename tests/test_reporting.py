@@ -30,9 +30,9 @@ def test_a_restart_drops_what_it_does_again(tmp_path):
 
 
 def test_a_torn_line_in_the_middle_of_nowhere_is_dropped(tmp_path):
-  (tmp_path / 'metrics.jsonl').write_text('{"step": 5}\n{"st')
+  (tmp_path / 'metrics.jsonl').write_text('{"step": 5, "split": "train"}\n{"st')
   write(tmp_path, 5, [])
-  assert lines(tmp_path) == [{'step': 5}]
+  assert lines(tmp_path) == [{'step': 5, 'split': 'train'}]
 
 
 def test_tensorboard_gets_curves_and_pictures(tmp_path):

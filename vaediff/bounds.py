@@ -57,14 +57,12 @@ def diffusion_term(keys, x_0, t, log_snr, reverse_step: Callable, decoder_log_pr
   reverse_step(x_t, t) -> Normal: the model's p(x_{t-1} | x_t).
   decoder_log_prob(x_1, reverse) -> [B]: log p(x | x_1), given x_1 and reverse_step(x_1, 1).
   """
-  log_snr = jnp.asarray(log_snr, x_0.dtype)
-  x_t = gaussian.sample(keys, forward_process.marginal(x_0, log_snr[t]))
-  reverse = reverse_step(x_t, t)
-  # At t = 1 the posterior is a point; any finite log-SNR keeps the branch not taken finite, and
-  # with it the gradient of the one that is.
-  log_snr_s = jnp.where(t > 1, log_snr[t - 1], log_snr[t] + 1)
-  posterior = forward_process.posterior(x_0, x_t, log_snr_s, log_snr[t])
-  return jnp.where(t > 1, gaussian.kl(posterior, reverse), -decoder_log_prob(x_t, reverse))
+  x_t, reverse, kl = _step(keys, x_0, t, log_snr, reverse_step)
+  # Most batches have no t = 1 in them, and the decoder's density is not cheap.
+  reconstruction = jax.lax.cond(
+    jnp.any(t == 1), lambda: -decoder_log_prob(x_t, reverse), lambda: jnp.zeros_like(kl)
+  )
+  return jnp.where(t > 1, kl, reconstruction)
 
 
 def diffusion_bound(
@@ -88,16 +86,16 @@ def diffusion_bound(
   offset_keys, decoder_keys, term_keys = random.split(keys, 3)
   offset = random.integers(offset_keys, 0, max(T - 1, 1))
 
-  def term(keys, t):
-    return diffusion_term(keys, x_0, t, log_snr, reverse_step, decoder_log_prob)
-
   def add_part(total, part):
     t = 2 + (part * (T - 1) + offset) // num_times
-    return total + term(random.fold_in(term_keys, part), t), None
+    _, _, kl = _step(random.fold_in(term_keys, part), x_0, t, log_snr, reverse_step)
+    return total + kl, None
 
   zeros = jnp.zeros(x_0.shape[0], x_0.dtype)
   total, _ = jax.lax.scan(add_part, zeros, jnp.arange(num_times))
-  reconstruction = term(decoder_keys, jnp.ones(x_0.shape[0], jnp.int32))
+  first = jnp.ones(x_0.shape[0], jnp.int32)
+  x_1, reverse, _ = _step(decoder_keys, x_0, first, log_snr, reverse_step)
+  reconstruction = -decoder_log_prob(x_1, reverse)
   prior_kl = diffusion_prior_kl(x_0, log_snr)
   diffusion_kl = total * ((T - 1) / max(num_times, 1))
   return {
@@ -106,3 +104,15 @@ def diffusion_bound(
     'diffusion_kl': diffusion_kl,
     'reconstruction': reconstruction,
   }
+
+
+def _step(keys, x_0, t, log_snr, reverse_step: Callable):
+  """x_t ~ q(x_t | x_0), p(x_{t-1} | x_t), and for t > 1 KL(q(x_{t-1} | x_t, x_0) | p) [B]."""
+  log_snr = jnp.asarray(log_snr, x_0.dtype)
+  x_t = gaussian.sample(keys, forward_process.marginal(x_0, log_snr[t]))
+  reverse = reverse_step(x_t, t)
+  # At t = 1 the posterior is a point; any finite log-SNR keeps the branch not taken finite, and
+  # with it the gradient of the one that is.
+  log_snr_s = jnp.where(t > 1, log_snr[t - 1], log_snr[t] + 1)
+  posterior = forward_process.posterior(x_0, x_t, log_snr_s, log_snr[t])
+  return x_t, reverse, gaussian.kl(posterior, reverse)

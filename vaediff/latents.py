@@ -83,7 +83,8 @@ FULL = DIAGONAL._replace(
 BOX = Latent(
   num_outputs=lambda dim: 2 * dim,
   posterior=uniform.box_inside_unit_cube,
-  sample=uniform.sample,
+  # lower + width may round to just above 1, where the prior has no mass.
+  sample=lambda key, q: jnp.minimum(uniform.sample(key, q), 1.0),
   mean=lambda q: q.lower + 0.5 * jnp.exp(q.log_width),
   log_prob=uniform.log_prob,
   kl=uniform.kl_to_unit_cube,

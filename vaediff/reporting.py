@@ -20,7 +20,7 @@ class Reporter:
 
   def __init__(self, workdir: Path, first_step: int, num_steps: int, batch_size: int):
     self._batch_size = batch_size
-    self._file = _open_after(workdir / 'metrics.jsonl', first_step)
+    self._file, self._written = _open_after(workdir / 'metrics.jsonl', first_step)
     self._tensorboard = SummaryWriter(str(workdir / 'tensorboard'), purge_step=first_step + 1)
     self._bar = tqdm(initial=first_step, total=num_steps, unit='step', dynamic_ncols=True)
     self._first = None
@@ -47,7 +47,9 @@ class Reporter:
     self._first = None
 
   def metrics(self, step: int, split: str, values: dict[str, float]) -> None:
-    """One line of metrics.jsonl, and the same values to TensorBoard."""
+    """One line of metrics.jsonl, unless it is there already; the values to TensorBoard."""
+    if (step, split) in self._written:
+      return
     self._file.write(json.dumps({'step': step, 'split': split, **values}) + '\n')
     self._file.flush()
     for name, value in values.items():
@@ -109,11 +111,13 @@ def replacing(path: Path):
 
 
 def _open_after(path: Path, step: int):
-  """Opens metrics.jsonl to append, keeping its whole lines up to `step`."""
-  kept = []
-  if path.exists():
-    lines = path.read_text().splitlines(keepends=True)
-    kept = [line for line in lines if line.endswith('\n') and json.loads(line)['step'] <= step]
+  """Opens metrics.jsonl to append; keeps its whole lines up to `step`, and says which they are."""
+  kept, written = [], set()
+  lines = path.read_text().splitlines(keepends=True) if path.exists() else []
+  for line in lines:
+    if line.endswith('\n') and (values := json.loads(line))['step'] <= step:
+      kept.append(line)
+      written.add((values['step'], values['split']))
   with replacing(path) as temporary:
     temporary.write_text(''.join(kept))
-  return path.open('a')
+  return path.open('a'), written

@@ -43,6 +43,10 @@ def refuse(*arguments, **options):
   return line
 
 
+def results_of(workdir):
+  return json.loads((workdir / 'results.json').read_text())
+
+
 @pytest.fixture(scope='module')
 def finished(tmp_path_factory):
   workdir = tmp_path_factory.mktemp('run') / 'w'
@@ -60,9 +64,11 @@ def test_a_run_leaves_the_files_of_the_contract(finished):
     (10, 'train'),
     (10, 'test'),
     (20, 'train'),
+    (20, 'test'),
   ]
+  assert lines[-1]['nll_bound'] == results_of(workdir)['metrics']['nll_bound']['value']
   assert {'loss', 'kl', 'reconstruction', 'grad_norm'} < lines[0].keys()
-  results = json.loads((workdir / 'results.json').read_text())
+  results = results_of(workdir)
   expected = {
     'method': 'vae',
     'dataset': 'digits',
@@ -169,8 +175,8 @@ WRONG = {
   'wrong type': (['--config.training.batch_size=many'], 'many'),
   'float for an integer': (['--config.training.batch_size=1.5'], '1.5'),
   'zero batch': (['--config.training.batch_size=0'], 'an integer of at least 1'),
-  'negative rate': (['--config.optimizer.learning_rate=-1.0'], 'a number in (0, inf)'),
-  'not a number': (['--config.optimizer.learning_rate=nan'], 'a number in (0, inf)'),
+  'negative rate': (['--config.optimizer.learning_rate=-1.0'], 'a finite number in (0, inf)'),
+  'not a number': (['--config.optimizer.learning_rate=nan'], 'a finite number in (0, inf)'),
   'unknown dtype': (['--config.compute_dtype=float16'], 'one of float32, bfloat16'),
   'not a multiple': (['--config.training.num_steps=25'], '20 or 30'),
   'warm-up too long': (['--config.optimizer.warmup_steps=20'], 'below training.num_steps = 20'),
@@ -186,6 +192,8 @@ WRONG = {
   'unknown method': (['--config.method.name=gan'], "method.name is 'gan'; it is one of"),
   'unknown network': (['--config.encoder.name=rnn'], "encoder.name is 'rnn'"),
   'unknown data set': (['--config.data.name=mnits'], "did you mean 'mnist'?"),
+  'seed past 32 bits': (['--config.seed=4294967296'], 'below 4294967296'),
+  'empty workdir': (['--workdir='], '--workdir is missing'),
   'unknown mode': (['--mode=fly'], "--mode is 'fly'"),
   'unknown flag': (['--nope=1'], 'nope'),
   'stray argument': (['train'], "unexpected argument 'train'"),
@@ -229,6 +237,33 @@ def test_missing_and_unreadable_flags(tmp_path):
   assert 'nowhere.py' in refuse('--config=nowhere.py', f'--workdir={tmp_path}/w')
   line = refuse('--config=configs/digits_vae.py:huge', f'--workdir={tmp_path}/w')
   assert "unknown variant 'huge'" in line
+
+
+def test_config_files_that_give_no_config(tmp_path):
+  for code, expected in (
+    ('x = 1', 'get_config'),
+    ('def get_config(): return 3', 'returns a ConfigDict'),
+    ('def get_config(): raise SystemExit(0)', '0'),
+  ):
+    (tmp_path / 'c.py').write_text(code)
+    assert expected in refuse(f'--config={tmp_path}/c.py', f'--workdir={tmp_path}/w')
+  assert 'names no file' in refuse(f'--config={tmp_path}', f'--workdir={tmp_path}/w')
+
+
+def test_help_is_not_an_error():
+  assert '--workdir' in succeed('--help').stdout
+
+
+def test_the_evaluated_split_is_part_of_the_run(finished):
+  """Training on the test split's complement has seen the validation examples."""
+  workdir, _ = finished
+  arguments = ('--mode=evaluate', '--config.evaluation.split=validation')
+  assert 'evaluation.split (there test' in refuse(TINY, f'--workdir={workdir}', *arguments)
+
+
+def test_a_damaged_workdir_is_not_taken_for_another(tmp_path):
+  (tmp_path / 'config.json').write_text('[1]')
+  assert 'cannot be read' in refuse(TINY, f'--workdir={tmp_path}')
 
 
 def test_an_unwritable_workdir(tmp_path):

@@ -19,7 +19,8 @@ def make_bound(
 
   Returns bound(replicated variables, key, split) -> {'elbo': [N], named terms: [N]}, NumPy float64,
   in nats, in the order of the split. The key of an example is folded from its index: the values
-  depend neither on batch_size nor on the devices.
+  depend neither on batch_size nor on the devices. Raises FloatingPointError where a term is not
+  finite, naming the examples.
   """
 
   def bound(variables, key, x, label, index):
@@ -35,7 +36,12 @@ def make_bound(
       batch = parallel.shard((split.x[index], split.label[index], index.astype(np.int32)), devices)
       terms = parallel.unshard(compiled(variables, key, *batch))
       parts.append({name: term[valid].astype(np.float64) for name, term in terms.items()})
-    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    terms = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    for name, term in terms.items():
+      if not np.all(np.isfinite(term)):
+        wrong = np.flatnonzero(~np.isfinite(term))
+        raise FloatingPointError(f'{name} is not finite for {split.name} examples {wrong[:10]}')
+    return terms
 
   return evaluate
 
