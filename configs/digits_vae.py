@@ -3,7 +3,8 @@
   python -m experiments.run --config=configs/digits_vae.py --workdir=runs/digits_vae
 
 15 seconds on two CPU cores. Test (297 examples, other writers than train): nll_bound
-90.56 +- 0.75 nats, 2.041 +- 0.017 bits/dim. The step count and weight decay were chosen on the validation split.
+90.56 +- 0.75 nats, 2.041 +- 0.017 bits/dim. The step count and weight
+decay were chosen on the validation split.
 """
 
 from configs import common

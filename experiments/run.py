@@ -94,7 +94,7 @@ def _unknown_override(argv: Sequence[str]) -> str | None:
   try:
     config = flags.FLAGS['config'].parser.parse(_config_path(argv))
     names = schema.flatten(config.to_dict())
-  except Exception:  # then it is the config file itself that is wrong
+  except (Exception, SystemExit):  # then it is the config file itself that is wrong
     return None
   for name in re.findall(r'^--?config\.([^=\n]*)', '\n'.join(argv[1:]), re.MULTILINE):
     if name not in names:
