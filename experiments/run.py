@@ -66,9 +66,10 @@ def parse(argv: Sequence[str]) -> dict:
     )
   if MODE.value not in MODES:
     raise InputError(f'--mode is {MODE.value!r}; it is one of {", ".join(MODES)}')
+  schema.check(config)
   if NUM_SAMPLES.value is not None:
     config['sampling']['num_samples'] = NUM_SAMPLES.value
-  schema.check(config)
+    schema.check(config)
   return config
 
 
