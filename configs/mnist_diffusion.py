@@ -2,8 +2,8 @@
 
   python -m experiments.run --config=configs/mnist_diffusion.py --workdir=runs/mnist_diffusion
 
-MD_TIME minutes on two CPU cores. Test (10,000 examples; the decoder and 10 of the other 999 terms
-for each, unbiased): MD_BPD bits/dim. Data: see BUILD.md.
+22 minutes on two CPU cores. Test (10,000 examples; the decoder and 10 of the other 999 terms
+for each, unbiased): 1.332 +- 0.003 bits/dim. Data: see BUILD.md.
 """
 
 from ml_collections import ConfigDict
