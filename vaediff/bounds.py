@@ -73,8 +73,8 @@ def diffusion_bound(
   The sum over t = 2..T is exact for num_times = T - 1; with fewer, each example's times are drawn
   by systematic sampling: one from each of num_times equal parts of 2..T, at one random offset, in
   integers. Every t is equally likely, so the estimate stays unbiased. The decoder's term, t = 1,
-  and the prior's are always computed. One network call for each time and one for the decoder, in
-  one `lax.scan`.
+  and the prior's are always computed. One network call for each time, in one `lax.scan`, and one
+  for the decoder.
 
   keys: [B]. x_0: [B, ...]; reverse_step and decoder_log_prob as in `diffusion_term`. Returns
   {'elbo', 'prior_kl', 'diffusion_kl' (the sum over t = 2..T), 'reconstruction' (t = 1)}: each [B].
