@@ -1,4 +1,4 @@
-"""What the configs share: the fields with their usual values, and the two families.
+"""What the configs share: the fields with their usual values, and a family for each method.
 
 A config file calls one of these, states what differs and returns `finish(config, variant)`.
 """
@@ -29,6 +29,20 @@ def vae(dataset: str) -> ConfigDict:
   config.kl_weight = ConfigDict({'name': 'linear', 'beta': 1.0, 'warmup_steps': 0, 'start': 0})
   config.encoder = ConfigDict({'name': 'mlp', 'widths': (400,), 'activation': 'relu'})
   config.decoder = ConfigDict({'name': 'mlp', 'widths': (400,), 'activation': 'relu'})
+  config.sampler = ConfigDict(
+    {'codes': 'prior', 'num_components': 10, 'refinements': 0, 'refine_by': 'mean'}
+  )
+  config.evaluation.update(likelihood='elbo', num_draws=1, num_temperatures=1000)
+  return config
+
+
+def autoencoder(dataset: str) -> ConfigDict:
+  """A plain autoencoder with the networks of `vae`."""
+  config = vae(dataset)
+  config.method = ConfigDict({'name': 'autoencoder', 'latent_dim': 20, 'sample_pixels': False})
+  del config.kl_weight
+  for name in ('likelihood', 'num_draws', 'num_temperatures'):
+    del config.evaluation[name]
   return config
 
 
@@ -41,14 +55,20 @@ def diffusion(dataset: str) -> ConfigDict:
       'prediction': 'v',
       'variance': 'fixed_small',
       'loss': 'bound',
+      'hybrid_weight': 1e-3,
+      'times': 'uniform',
+      'conditional': False,
+      'label_dropout': 0.0,
       'decoder': 'discretized_normal',
       'clip_x_0': True,
     }
   )
-  config.evaluation.num_times = 0
+  config.evaluation.update(
+    likelihood='bound', num_times=0, divergence='hutchinson', time_terms=False
+  )
   config.schedule = ConfigDict({'name': 'cosine', 'T': 1000})
   config.sampler = ConfigDict(
-    {'name': 'ancestral', 'num_steps': 0, 'spacing': 'time', 'noise_scale': 1.0}
+    {'name': 'ancestral', 'num_steps': 0, 'spacing': 'time', 'guidance': 0.0, 'noise_scale': 1.0}
   )
   config.denoiser = ConfigDict(
     {
@@ -61,6 +81,24 @@ def diffusion(dataset: str) -> ConfigDict:
       'remat': False,
     }
   )
+  return config
+
+
+def denoising_chain(dataset: str) -> ConfigDict:
+  """A chain of denoisers with the network and the schedule of `diffusion`."""
+  config = diffusion(dataset)
+  config.method = ConfigDict({'name': 'denoising_chain', 'networks': 'shared'})
+  del config.sampler
+  for name in ('likelihood', 'num_times', 'divergence', 'time_terms'):
+    del config.evaluation[name]
+  return config
+
+
+def classifier(dataset: str) -> ConfigDict:
+  """A convolutional classifier, for the features in which samples are compared with data."""
+  config = _base(dataset)
+  config.method = ConfigDict({'name': 'classifier', 'num_features': 64})
+  config.trunk = ConfigDict({'name': 'conv', 'widths': (32, 64), 'num_blocks': 1})
   return config
 
 
@@ -98,6 +136,8 @@ def _base(dataset: str) -> ConfigDict:
       },
       'evaluation': {'split': 'test', 'batch_size': 512, 'every': 2_000},
       'sampling': {'num_samples': 64, 'batch_size': 64},
+      'fit': {'num_examples': 0},
+      'quality': {'classifier': '', 'num_samples': 1000},
     }
   )
 
@@ -107,8 +147,12 @@ def _make_tiny(config: ConfigDict) -> None:
   config.optimizer.warmup_steps = 5
   config.evaluation.update(batch_size=104, every=10)
   config.sampling.update(num_samples=16, batch_size=16)
-  if config.method.name == 'diffusion':
+  config.fit.num_examples = 64
+  if config.method.name == 'classifier':
+    config.trunk.widths = (8,)
+  if config.method.name in ('diffusion', 'denoising_chain'):
     config.schedule.T = 20
-    config.evaluation.num_times = 4
     config.denoiser.widths = (8, 16)
     config.denoiser.num_blocks = 1
+  if config.method.name == 'diffusion':
+    config.evaluation.num_times = 4

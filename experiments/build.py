@@ -8,8 +8,12 @@ import optax
 
 from vaediff import data, latents, likelihoods, schedules
 from vaediff.errors import InputError
+from vaediff.methods.autoencoder import autoencoder
 from vaediff.methods.base import Method
+from vaediff.methods.classifier import classifier
+from vaediff.methods.denoising_chain import denoising_chain
 from vaediff.methods.diffusion import diffusion
+from vaediff.methods.diffusion import num_outputs as diffusion_outputs
 from vaediff.methods.vae import vae
 from vaediff.networks import Network, conv, mlp, transformer, unet, with_shared_channels
 
@@ -44,13 +48,32 @@ def build(config: Mapping) -> Experiment:
   num_levels, observe = dataset.num_levels, lambda keys, x: x
   if config['data']['binarize']:
     num_levels, observe = 2, lambda keys, x: data.binarize(keys, x, dataset.num_levels)
-  builders = {'vae': _vae, 'diffusion': _diffusion}
+  builders = {
+    'autoencoder': _autoencoder,
+    'denoising_chain': _denoising_chain,
+    'vae': _vae,
+    'diffusion': _diffusion,
+    'classifier': _classifier,
+  }
   method, protocol = builders[config['method']['name']](config, dataset, num_levels)
   return Experiment(method, _optimizer(config), dataset, observe, num_levels, protocol)
 
 
-def _vae(config: Mapping, dataset: data.Dataset, num_levels: int):
+def _autoencoder(config: Mapping, dataset: data.Dataset, num_levels: int):
   method = config['method']
+  networks = _coders(config, dataset, num_levels, method['latent_dim'])
+  functions = autoencoder(
+    *networks,
+    method['latent_dim'],
+    num_levels,
+    method['sample_pixels'],
+    **config['sampler'],
+  )
+  return functions, {'sampler': config['sampler']}
+
+
+def _vae(config: Mapping, dataset: data.Dataset, num_levels: int):
+  method, evaluation = config['method'], config['evaluation']
   latent = latents.LATENTS.get((method['prior'], method['posterior']))
   if latent is None:
     pairs = ', '.join(f'{prior} with {posterior}' for prior, posterior in latents.LATENTS)
@@ -58,33 +81,54 @@ def _vae(config: Mapping, dataset: data.Dataset, num_levels: int):
       f'method.prior {method["prior"]} does not go with method.posterior {method["posterior"]}; '
       f'the pairs are {pairs}'
     )
-  height, width, channels = dataset.train.x.shape[1:]
-  likelihood, num_shared = _likelihood(config['likelihood'], num_levels)
-  dtype = jnp.dtype(config['compute_dtype'])
-  encoder, decoder = dict(config['encoder']), dict(config['decoder'])
-  coders = {'mlp': mlp, 'conv': conv}
-  encoder_network = coders[encoder.pop('name')].encoder(
-    num_outputs=latent.num_outputs(method['latent_dim']), dtype=dtype, **encoder
-  )
-  num_channels = (likelihood.num_outputs - num_shared) * channels
-  decoder_network = coders[decoder.pop('name')].decoder(
-    output_shape=(height, width, num_channels), dtype=dtype, **decoder
-  )
-  if num_shared:
-    decoder_network = with_shared_channels(decoder_network, num_shared * channels)
   try:
     functions = vae(
-      encoder_network,
-      decoder_network,
-      likelihood,
+      *_coders(config, dataset, num_levels, latent.num_outputs(method['latent_dim'])),
       latent,
       num_levels=num_levels,
       kl_weight=_kl_weight(config['kl_weight']),
+      bound=evaluation['likelihood'],
+      num_bound_draws=evaluation['num_draws'],
+      num_temperatures=evaluation['num_temperatures'],
       **{name: value for name, value in method.items() if name not in LATENT_FIELDS},
+      **config['sampler'],
     )
   except ValueError as error:
     raise InputError(f'method.{error}') from error
-  return functions, {'draws_of_z': 1}
+  protocol = {'likelihood': evaluation['likelihood'], 'sampler': config['sampler']}
+  if evaluation['likelihood'] != 'elbo':
+    protocol['num_draws'] = evaluation['num_draws']
+  if evaluation['likelihood'] == 'annealed':
+    protocol['num_temperatures'] = evaluation['num_temperatures']
+  return functions, protocol
+
+
+def _coders(config: Mapping, dataset: data.Dataset, num_levels: int, num_codes: int):
+  """Encoder, decoder and likelihood; the encoder has num_codes outputs."""
+  height, width, channels = dataset.train.x.shape[1:]
+  likelihood, num_shared = _likelihood(config['likelihood'], num_levels)
+  num_channels = (likelihood.num_outputs - num_shared) * channels
+  encoder = _coder(config, 'encoder', num_codes)
+  decoder = _coder(config, 'decoder', (height, width, num_channels))
+  if num_shared:
+    decoder = with_shared_channels(decoder, num_shared * channels)
+  return encoder, decoder, likelihood
+
+
+def _coder(config: Mapping, section: str, output) -> Network:
+  """The network of a section: a decoder for the shape of a picture, else an encoder."""
+  arguments = dict(config[section])
+  family = {'mlp': mlp, 'conv': conv}[arguments.pop('name')]
+  dtype = jnp.dtype(config['compute_dtype'])
+  if isinstance(output, tuple):
+    return family.decoder(output_shape=output, dtype=dtype, **arguments)
+  return family.encoder(num_outputs=output, dtype=dtype, **arguments)
+
+
+def _classifier(config: Mapping, dataset: data.Dataset, num_levels: int):
+  trunk = _coder(config, 'trunk', config['method']['num_features'])
+  head = mlp.encoder((), dataset.num_classes, dtype=jnp.dtype(config['compute_dtype']))
+  return classifier(trunk, head, num_levels), {}
 
 
 def _likelihood(config: Mapping, num_levels: int) -> tuple[likelihoods.Likelihood, int]:
@@ -114,10 +158,10 @@ def _kl_weight(config: Mapping) -> Callable | None:
 
 
 def _diffusion(config: Mapping, dataset: data.Dataset, num_levels: int):
-  method, event_shape = config['method'], dataset.train.x.shape[1:]
+  method, evaluation = config['method'], config['evaluation']
   log_snr = _schedule(config['schedule'])
-  T, num_times = len(log_snr) - 1, config['evaluation']['num_times']
-  if num_times > T - 1:
+  T, num_times = config['schedule']['T'], evaluation['num_times']
+  if evaluation['likelihood'] == 'bound' and num_times > T - 1:
     raise InputError(
       f'evaluation.num_times is {num_times}; it is at most schedule.T - 1 = {T - 1}, and 0 for all'
     )
@@ -127,27 +171,51 @@ def _diffusion(config: Mapping, dataset: data.Dataset, num_levels: int):
     raise InputError(
       f'sampler.num_steps is {num_sampling_steps}; it is at most schedule.T = {T}, and 0 for all'
     )
-  functions = diffusion(
-    _denoiser(config, event_shape[-1]),
-    log_snr,
-    event_shape,
-    num_levels,
-    num_times=num_times or None,
-    sampler=sampler.pop('name'),
-    num_sampling_steps=num_sampling_steps,
-    spacing=sampler.pop('spacing'),
-    sampler_options=sampler,
-    **{name: value for name, value in method.items() if name != 'name'},
-  )
+  if sampler['guidance'] and not method['conditional']:
+    raise InputError(
+      f'sampler.guidance is {sampler["guidance"]}, and method.conditional is False; guidance is '
+      'for a model that knows the labels'
+    )
+  try:
+    functions = diffusion(
+      _denoiser(config, dataset, diffusion_outputs(method['variance']), method['conditional']),
+      log_snr,
+      dataset.train.x.shape[1:],
+      num_levels,
+      bound=evaluation['likelihood'],
+      num_times=num_times or None,
+      divergence=evaluation['divergence'],
+      sampler=sampler.pop('name'),
+      num_sampling_steps=num_sampling_steps,
+      spacing=sampler.pop('spacing'),
+      guidance=sampler.pop('guidance'),
+      sampler_options=sampler,
+      **{name: value for name, value in method.items() if name not in ('name', 'conditional')},
+    )
+  except ValueError as error:
+    raise InputError(f'method.{error}') from error
   protocol = {
+    'likelihood': evaluation['likelihood'],
     'T': T,
-    'times_per_example': (num_times or T - 1) + 1,
+    'num_times': num_times or T - 1,
     'clip_x_0': method['clip_x_0'],
     'variance': method['variance'],
     'decoder': method['decoder'],
+    'conditional': method['conditional'],
     'sampler': {**config['sampler'], 'num_steps': num_sampling_steps},
   }
   return functions, protocol
+
+
+def _denoising_chain(config: Mapping, dataset: data.Dataset, num_levels: int):
+  functions = denoising_chain(
+    _denoiser(config, dataset, 1, is_conditional=False),
+    _schedule(config['schedule']),
+    dataset.train.x.shape[1:],
+    num_levels,
+    config['method']['networks'],
+  )
+  return functions, {'T': config['schedule']['T']}
 
 
 def _schedule(config: Mapping):
@@ -159,11 +227,19 @@ def _schedule(config: Mapping):
     raise InputError(f'schedule.{error}') from error
 
 
-def _denoiser(config: Mapping, num_channels: int) -> Network:
+def _denoiser(
+  config: Mapping, dataset: data.Dataset, num_outputs: int, is_conditional: bool
+) -> Network:
+  """The denoiser, with num_outputs channels for each channel of the data."""
   arguments = dict(config['denoiser'])
   denoiser = {'mlp': mlp, 'unet': unet, 'transformer': transformer}[arguments.pop('name')].denoiser
   try:
-    return denoiser(num_channels, dtype=jnp.dtype(config['compute_dtype']), **arguments)
+    return denoiser(
+      num_outputs * dataset.train.x.shape[-1],
+      num_classes=dataset.num_classes if is_conditional else 0,
+      dtype=jnp.dtype(config['compute_dtype']),
+      **arguments,
+    )
   except ValueError as error:
     raise InputError(f'denoiser: {error}') from error
 

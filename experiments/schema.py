@@ -9,9 +9,9 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-from vaediff import sampling
+from vaediff import reverse_process, sampling, time_sampling
 from vaediff.errors import InputError
-from vaediff.methods import diffusion, vae
+from vaediff.methods import coding, denoising_chain, diffusion, vae
 
 
 class Field(NamedTuple):
@@ -95,17 +95,20 @@ KL_WEIGHT = Variants(
     'cyclical': {'beta': number(0), 'period': integer(1), 'ramp': positive()},
   }
 )
-SCHEDULE = Variants(
-  {
-    'linear': {'T': integer(1), 'beta_first': positive(1), 'beta_last': positive(1)},
-    'cosine': {'T': integer(1)},
-    'linear_log_snr': {'T': integer(1), 'first': number(), 'last': number()},
-  }
-)
+FIXED_SCHEDULES = {
+  'linear': {'T': integer(1), 'beta_first': positive(1), 'beta_last': positive(1)},
+  'cosine': {'T': integer(1)},
+  'linear_log_snr': {'T': integer(1), 'first': number(), 'last': number()},
+}
+LEARNED_SCHEDULE = {'learned': {'T': integer(2), 'first': number(), 'last': number()}}
 
 EVALUATION = {'split': one_of('test', 'validation'), 'batch_size': integer(1), 'every': integer(0)}
 # num_steps = 0: all levels of the schedule.
-LEVELS = {'num_steps': integer(0), 'spacing': one_of(*sampling.SPACINGS)}
+LEVELS = {
+  'num_steps': integer(0),
+  'spacing': one_of(*sampling.SPACINGS),
+  'guidance': number(0),
+}
 SAMPLER = Variants(
   {
     'ancestral': LEVELS | {'noise_scale': number(0)},
@@ -114,6 +117,14 @@ SAMPLER = Variants(
     'heun': LEVELS,
   }
 )
+
+# Which codes are decoded to samples.
+CODE_SAMPLER = {
+  'codes': one_of(*coding.CODES),
+  'num_components': integer(1),
+  'refinements': integer(0),
+  'refine_by': one_of(*coding.REFINEMENTS),
+}
 
 COMMON = {
   'seed': integer(0, below=2**32),
@@ -138,6 +149,10 @@ COMMON = {
   },
   'evaluation': EVALUATION,
   'sampling': {'num_samples': integer(1), 'batch_size': integer(1)},
+  # num_examples = 0: all of the training split.
+  'fit': {'num_examples': integer(0)},
+  # classifier: the workdir of a finished one; '': the quality of samples is not measured.
+  'quality': {'classifier': STRING, 'num_samples': integer(10)},
 }
 
 METHODS = {
@@ -156,19 +171,53 @@ METHODS = {
     'kl_weight': KL_WEIGHT,
     'encoder': CODER,
     'decoder': CODER,
+    'sampler': CODE_SAMPLER,
+    'evaluation': EVALUATION
+    | {
+      'likelihood': one_of(*vae.BOUNDS),
+      'num_draws': integer(1),
+      'num_temperatures': integer(1),
+    },
+  },
+  'autoencoder': {
+    'method': {'name': STRING, 'latent_dim': integer(1), 'sample_pixels': BOOLEAN},
+    'likelihood': LIKELIHOOD,
+    'encoder': CODER,
+    'decoder': CODER,
+    'sampler': CODE_SAMPLER,
+  },
+  'denoising_chain': {
+    'method': {'name': STRING, 'networks': one_of(*denoising_chain.NETWORKS)},
+    'schedule': Variants(FIXED_SCHEDULES),
+    'denoiser': DENOISER,
+  },
+  'classifier': {
+    'method': {'name': STRING, 'num_features': integer(1)},
+    'trunk': CODER,
   },
   'diffusion': {
     'method': {
       'name': STRING,
-      'prediction': one_of(*diffusion.PREDICTIONS),
-      'variance': one_of(*diffusion.VARIANCES),
+      'prediction': one_of(*reverse_process.PREDICTIONS),
+      'variance': one_of(*reverse_process.VARIANCES),
       'loss': one_of(*diffusion.LOSSES),
+      'hybrid_weight': number(0),
+      'times': one_of(*time_sampling.SAMPLERS),
+      'conditional': BOOLEAN,
+      'label_dropout': FRACTION,
       'decoder': one_of(*diffusion.DECODERS),
       'clip_x_0': BOOLEAN,
     },
-    'schedule': SCHEDULE,
+    'schedule': Variants(FIXED_SCHEDULES | LEARNED_SCHEDULE),
     'sampler': SAMPLER,
-    'evaluation': EVALUATION | {'num_times': integer(0)},
+    # num_times = 0: all.
+    'evaluation': EVALUATION
+    | {
+      'likelihood': one_of(*diffusion.BOUNDS),
+      'num_times': integer(0),
+      'divergence': one_of('exact', 'hutchinson'),
+      'time_terms': BOOLEAN,
+    },
     'denoiser': DENOISER,
   },
 }

@@ -10,26 +10,33 @@ import numpy as np
 
 from experiments import schema, workdir
 from experiments.build import Experiment, build
-from vaediff import parallel, reporting, training
+from vaediff import data, parallel, reporting, training
 from vaediff.checkpoints import Checkpoints
 from vaediff.errors import InputError
 from vaediff.evaluation import likelihood, samples
-from vaediff.methods.base import Batch
+from vaediff.evaluation.split import make_map
+from vaediff.methods.base import Batch, Variables
 
 # Streams of random numbers, folded into the key of the seed.
-INIT, TRAIN, EVALUATE, SAMPLE = range(4)
+INIT, TRAIN, EVALUATE, SAMPLE, FIT = range(5)
 NUM_PREVIEW_SAMPLES = 16
 
 
 class Tools(NamedTuple):
-  """What the stages share; each function in it is compiled at most once in a run."""
+  """What the stages share; each function in it is compiled at most once in a run.
+
+  scores(variables, key, split): the bound's terms of each example, or where the method has no
+    likelihood those of its loss.
+  statistics, sampler: None where the method has none.
+  """
 
   experiment: Experiment
   config: dict
   folder: Path
   devices: Sequence[jax.Device]
-  bound: Callable | None
-  sampler: Callable
+  scores: Callable
+  statistics: Callable | None
+  sampler: Callable | None
 
 
 def run(config: dict, folder: Path, mode: str) -> None:
@@ -41,8 +48,9 @@ def run(config: dict, folder: Path, mode: str) -> None:
     schema.check_divisible(name, config[section]['batch_size'], len(devices))
   workdir.check(folder, config, mode)
   experiment = build(config)
-  if mode == 'train' and workdir.is_finished(folder, config):
-    print(f'{folder} is finished: see results.json and samples.png there')
+  files = ('results.json', 'samples.png') if experiment.method.sample else ('results.json',)
+  if mode == 'train' and workdir.is_finished(folder, config, files):
+    print(f'{folder} is finished: see {" and ".join(files)} there')
     return
   tools = _make_tools(experiment, config, folder, devices)
   state = _initial_state(tools)
@@ -55,12 +63,12 @@ def run(config: dict, folder: Path, mode: str) -> None:
     state = parallel.replicate(checkpoints.restore(step, state) if step else state, devices)
     if mode == 'train':
       train(tools, checkpoints, state, step)
-    elif mode == 'sample':
-      sample(tools, training.averaged(state))
-    elif tools.bound is None:
-      raise InputError(f'method.name is {config["method"]["name"]}, which has no likelihood')
+    elif mode == 'evaluate':
+      evaluate(tools, final_variables(tools, state), step)
+    elif tools.sampler is None:
+      raise InputError(f'method.name is {config["method"]["name"]}, which generates nothing')
     else:
-      evaluate(tools, training.averaged(state), step)
+      sample(tools, final_variables(tools, state))
 
 
 def train(
@@ -100,24 +108,38 @@ def train(
       while len(unread) > (not (is_evaluated or is_saved)):
         _report_dispatch(reporter, *unread.pop(0))
       if is_evaluated and not is_last:
-        variables = training.averaged(state)
-        if tools.bound is not None:
-          _report_metrics(tools, reporter, step, _bound_metrics(tools, variables))
-        _report_samples(tools, reporter, step, _draw(tools, variables, NUM_PREVIEW_SAMPLES))
+        variables = final_variables(tools, state)
+        _report_metrics(tools, reporter, step, _scores(tools, variables))
+        if tools.sampler is not None:
+          _report_samples(tools, reporter, step, _draw(tools, variables, NUM_PREVIEW_SAMPLES))
         reporter.restart_clock()
       if is_saved:
         checkpoints.save(step, state)
-    variables = training.averaged(state)
-    if tools.bound is not None:
-      metrics = evaluate(tools, variables, num_steps)
-      _report_metrics(tools, reporter, num_steps, metrics)
-    _report_samples(tools, reporter, num_steps, sample(tools, variables))
+    variables = final_variables(tools, state)
+    _report_metrics(tools, reporter, num_steps, evaluate(tools, variables, num_steps))
+    if tools.sampler is not None:
+      _report_samples(tools, reporter, num_steps, sample(tools, variables))
+
+
+def final_variables(tools: Tools, state: training.TrainState) -> Variables:
+  """The variables to evaluate and to sample with: averaged, and fitted where there is a fit."""
+  variables = training.averaged(state)
+  if tools.statistics is None:
+    return variables
+  split, num = tools.experiment.dataset.train, tools.config['fit']['num_examples']
+  if 0 < num < len(split.x):
+    # Spread over the split, which may be sorted.
+    index = np.arange(num) * len(split.x) // num
+    split = data.Split(split.name, split.x[index], split.label[index])
+  statistics = tools.statistics(variables, _key(tools.config, FIT), split)
+  fitted = tools.experiment.method.fit(statistics)
+  return variables._replace(fitted=parallel.replicate(fitted, tools.devices))
 
 
 def evaluate(tools: Tools, variables, step: int) -> dict[str, dict]:
   """Evaluates the whole split; writes results.json, prints its metrics and returns them."""
   config, split = tools.config, tools.experiment.dataset.evaluation
-  metrics = _bound_metrics(tools, variables)
+  metrics = _scores(tools, variables)
   results = {
     'method': config['method']['name'],
     'dataset': config['data']['name'],
@@ -149,13 +171,23 @@ def _make_tools(
   experiment: Experiment, config: dict, folder: Path, devices: Sequence[jax.Device]
 ) -> Tools:
   method = experiment.method
-  bound = None
-  if method.log_likelihood_bound is not None:
-    bound = likelihood.make_bound(
-      method, experiment.observe, config['evaluation']['batch_size'], devices
-    )
-  sampler = samples.make_sampler(method, config['sampling']['batch_size'], devices)
-  return Tools(experiment, config, folder, devices, bound, sampler)
+
+  def over_split(f: Callable) -> Callable:
+    return make_map(f, experiment.observe, config['evaluation']['batch_size'], devices)
+
+  def test_loss(variables, keys, batch: Batch):
+    return method.loss(variables, keys, batch, config['training']['num_steps'])
+
+  return Tools(
+    experiment,
+    config,
+    folder,
+    devices,
+    scores=over_split(method.log_likelihood_bound or test_loss),
+    statistics=over_split(method.statistics) if method.fit else None,
+    sampler=method.sample
+    and samples.make_sampler(method.sample, config['sampling']['batch_size'], devices),
+  )
 
 
 def _initial_state(tools: Tools) -> training.TrainState:
@@ -180,16 +212,19 @@ def _report_dispatch(reporter: reporting.Reporter, step: int, metrics) -> None:
   reporter.progress(step, means['loss'])
 
 
-def _bound_metrics(tools: Tools, variables) -> dict[str, dict]:
-  """The bound on the whole evaluation split: {name: {'value', 'stderr', 'unit'}}."""
-  split = tools.experiment.dataset.evaluation
-  terms = tools.bound(variables, _key(tools.config, EVALUATE), split)
-  return likelihood.summarize(terms, split.x[0].size)
+def _scores(tools: Tools, variables) -> dict[str, dict]:
+  """The bound, or the loss, on the whole evaluation split: {name: {'value', 'stderr', 'unit'}}."""
+  method, split = tools.experiment.method, tools.experiment.dataset.evaluation
+  terms = tools.scores(variables, _key(tools.config, EVALUATE), split)
+  if method.log_likelihood_bound is not None:
+    return likelihood.summarize_bound(terms, split.x[0].size)
+  return likelihood.summarize(terms, method.units)
 
 
 def _draw(tools: Tools, variables, num: int) -> np.ndarray:
-  """`num` samples without a label."""
-  return tools.sampler(variables, _key(tools.config, SAMPLE), np.full(num, -1, np.int32))
+  """`num` samples, of the classes in turn where the method knows them."""
+  label = np.arange(num, dtype=np.int32) % tools.experiment.dataset.num_classes
+  return tools.sampler(variables, _key(tools.config, SAMPLE), label)
 
 
 def _report_metrics(tools: Tools, reporter: reporting.Reporter, step: int, metrics) -> None:

@@ -4,6 +4,7 @@ import hashlib
 import json
 import subprocess
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 from experiments import schema
@@ -16,9 +17,16 @@ ALWAYS_FREE = ('data.data_dir', 'sampling.num_samples')
 FREE_AFTER_TRAINING = (
   'evaluation.batch_size',
   'evaluation.every',
+  'evaluation.likelihood',
+  'evaluation.num_draws',
+  'evaluation.num_temperatures',
   'evaluation.num_times',
-  'sampling.',
+  'evaluation.divergence',
+  'evaluation.time_terms',
+  'fit.',
+  'quality.',
   'sampler.',
+  'sampling.',
 )
 
 
@@ -50,15 +58,15 @@ def claim(workdir: Path, config: dict) -> None:
     ) from error
 
 
-def is_finished(workdir: Path, config: dict) -> bool:
-  """Whether the workdir has samples, and the results of this very config at its last step."""
+def is_finished(workdir: Path, config: dict, files: Sequence[str]) -> bool:
+  """Whether the workdir has these files, and the results of this very config at its last step."""
   try:
     results = json.loads((workdir / 'results.json').read_text())
     recorded = results['step'], results['provenance']['config_sha256']
   except (OSError, ValueError, LookupError, TypeError):
     return False
   is_last = recorded == (config['training']['num_steps'], config_hash(config))
-  return is_last and (workdir / 'samples.png').exists()
+  return is_last and all((workdir / name).exists() for name in files)
 
 
 def config_hash(config: dict) -> str:

@@ -24,6 +24,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from vaediff import forward_process, gaussian
+from vaediff.forward_process import over_event
 from vaediff.gaussian import Gaussian, MultivariateNormal, Normal
 
 
@@ -57,7 +58,7 @@ def gaussian_marginal(data: GaussianData, log_snr_t) -> Gaussian:
   `gaussian.log_prob` their exact log-likelihood and `gaussian.entropy` its expected negative.
   """
   variance, axes = _principal_axes(data)
-  log_snr_t = _over_event(jnp.atleast_1d(log_snr_t), jnp.asarray(data.mean)[None])
+  log_snr_t = over_event(jnp.atleast_1d(log_snr_t), jnp.asarray(data.mean)[None])
   mean = forward_process.signal_scale(log_snr_t) * data.mean
   return _as_gaussian(mean, _marginal_variance(variance, log_snr_t), axes)
 
@@ -68,7 +69,7 @@ def gaussian_reverse_step(data: GaussianData, x_t, log_snr_s, log_snr_t) -> Gaus
   By conditioning the joint Gaussian of (x_s, x_t) (Bishop 2006, eq. 2.81-2.82). x_t: [B, ...].
   """
   variance, axes = _principal_axes(data)
-  s, t = _over_event(log_snr_s, x_t), _over_event(log_snr_t, x_t)
+  s, t = over_event(log_snr_s, x_t), over_event(log_snr_t, x_t)
   offset = x_t - forward_process.signal_scale(t) * data.mean
   gained = _scale_along(axes, _reverse_gain(variance, s, t), offset)
   mean = forward_process.signal_scale(s) * data.mean + gained
@@ -87,7 +88,7 @@ def gaussian_probability_flow(data: GaussianData, x_t, log_snr_t, log_snr_s):
   into q(x_s), in either direction. x_t: [B, ...].
   """
   variance, axes = _principal_axes(data)
-  s, t = _over_event(log_snr_s, x_t), _over_event(log_snr_t, x_t)
+  s, t = over_event(log_snr_s, x_t), over_event(log_snr_t, x_t)
   scale = jnp.sqrt(_marginal_variance(variance, s) / _marginal_variance(variance, t))
   offset = x_t - forward_process.signal_scale(t) * data.mean
   return forward_process.signal_scale(s) * data.mean + _scale_along(axes, scale, offset)
@@ -120,7 +121,7 @@ def denoising_reverse_model(denoiser: Callable, log_snr, log_var) -> Callable[..
     table, log_vars = jnp.asarray(log_snr, x_t.dtype), jnp.asarray(log_var, x_t.dtype)
     x_0 = denoiser(x_t, table[t])
     mean = forward_process.posterior(x_0, x_t, table[t - 1], table[t]).mean
-    return Normal(mean, _over_event(log_vars[t - 1], x_t))
+    return Normal(mean, over_event(log_vars[t - 1], x_t))
 
   return step
 
@@ -207,7 +208,7 @@ def mixture_reverse_step(data: Mixture, x_t, log_snr_s, log_snr_t) -> Mixture:
   [B, K, D, D] ([1, K, D, D] for scalar log_snr: a component's covariance does not depend on x_t).
   """
   c = _components(data, x_t, log_snr_t)
-  s, t = (_over_event(log_snr, c.offset) for log_snr in (log_snr_s, log_snr_t))
+  s, t = (over_event(log_snr, c.offset) for log_snr in (log_snr_s, log_snr_t))
   variance = _reverse_variance(c.variance, s, t)
   variance = jnp.broadcast_to(variance, jnp.broadcast_shapes(variance.shape, (1, 1, 1)))
   return Mixture(
@@ -396,7 +397,7 @@ class _Components(NamedTuple):
 
 def _components(data: Mixture, x_t, log_snr_t) -> _Components:
   variance, axes = jnp.linalg.eigh(jnp.asarray(data.covariances))
-  log_snr_t = _over_event(log_snr_t, x_t[:, None])
+  log_snr_t = over_event(log_snr_t, x_t[:, None])
   marginal_variance = _marginal_variance(variance, log_snr_t)
   offset = x_t[:, None] - forward_process.signal_scale(log_snr_t) * data.means
   offset = jnp.einsum('kji,bkj->bki', axes, offset, precision='highest')
@@ -456,12 +457,6 @@ def _reverse_variance(variance, s, t):
 def _posterior_weight(log_snr_s, log_snr_t):
   """The weight of x_0 in the mean of q(x_s | x_t, x_0)."""
   return -jnp.expm1(log_snr_t - log_snr_s) * forward_process.signal_scale(log_snr_s)
-
-
-def _over_event(value, x):
-  """value, a scalar or [B], in the dtype of x and ready to broadcast against x [B, ...]."""
-  value = jnp.asarray(value, jnp.result_type(x, float))
-  return value.reshape(value.shape + (1,) * (jnp.ndim(x) - 1)) if value.ndim else value
 
 
 def _pca_precision(model: ProbabilisticPCA):

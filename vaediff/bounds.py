@@ -57,12 +57,29 @@ def diffusion_term(keys, x_0, t, log_snr, reverse_step: Callable, decoder_log_pr
   reverse_step(x_t, t) -> Normal: the model's p(x_{t-1} | x_t).
   decoder_log_prob(x_1, reverse) -> [B]: log p(x | x_1), given x_1 and reverse_step(x_1, 1).
   """
-  x_t, reverse, kl = _step(keys, x_0, t, log_snr, reverse_step)
+  x_t = gaussian.sample(keys, forward_process.marginal(x_0, jnp.asarray(log_snr, x_0.dtype)[t]))
+  return diffusion_term_at(x_0, x_t, t, log_snr, reverse_step(x_t, t), decoder_log_prob)
+
+
+def diffusion_term_at(x_0, x_t, t, log_snr, reverse, decoder_log_prob: Callable):
+  """`diffusion_term` for a given x_t [B, ...] and the model's reverse = p(x_{t-1} | x_t). [B]."""
+  kl = gaussian.kl(diffusion_posterior(x_0, x_t, t, log_snr), reverse)
   # Most batches have no t = 1 in them, and the decoder's density is not cheap.
   reconstruction = jax.lax.cond(
     jnp.any(t == 1), lambda: -decoder_log_prob(x_t, reverse), lambda: jnp.zeros_like(kl)
   )
   return jnp.where(t > 1, kl, reconstruction)
+
+
+def diffusion_posterior(x_0, x_t, t, log_snr):
+  """q(x_{t-1} | x_t, x_0) for t > 1 on the levels of a table; for t = 1 something finite.
+
+  There the posterior is the point x_0, and nothing made of it is meant to be used: a finite log-SNR
+  keeps the branch not taken finite, and with it the gradient of the one that is.
+  """
+  log_snr = jnp.asarray(log_snr, x_0.dtype)
+  log_snr_s = jnp.where(t > 1, log_snr[t - 1], log_snr[t] + 1)
+  return forward_process.posterior(x_0, x_t, log_snr_s, log_snr[t])
 
 
 def diffusion_bound(
@@ -86,16 +103,20 @@ def diffusion_bound(
   offset_keys, decoder_keys, term_keys = random.split(keys, 3)
   offset = random.integers(offset_keys, 0, max(T - 1, 1))
 
+  log_snr = jnp.asarray(log_snr, x_0.dtype)
+
+  def step(keys, t):
+    x_t = gaussian.sample(keys, forward_process.marginal(x_0, log_snr[t]))
+    return x_t, reverse_step(x_t, t)
+
   def add_part(total, part):
     t = 2 + (part * (T - 1) + offset) // num_times
-    _, _, kl = _step(random.fold_in(term_keys, part), x_0, t, log_snr, reverse_step)
-    return total + kl, None
+    x_t, reverse = step(random.fold_in(term_keys, part), t)
+    return total + gaussian.kl(diffusion_posterior(x_0, x_t, t, log_snr), reverse), None
 
   zeros = jnp.zeros(x_0.shape[0], x_0.dtype)
   total, _ = jax.lax.scan(add_part, zeros, jnp.arange(num_times))
-  first = jnp.ones(x_0.shape[0], jnp.int32)
-  x_1, reverse, _ = _step(decoder_keys, x_0, first, log_snr, reverse_step)
-  reconstruction = -decoder_log_prob(x_1, reverse)
+  reconstruction = -decoder_log_prob(*step(decoder_keys, jnp.ones(x_0.shape[0], jnp.int32)))
   prior_kl = diffusion_prior_kl(x_0, log_snr)
   diffusion_kl = total * ((T - 1) / max(num_times, 1))
   return {
@@ -104,15 +125,3 @@ def diffusion_bound(
     'diffusion_kl': diffusion_kl,
     'reconstruction': reconstruction,
   }
-
-
-def _step(keys, x_0, t, log_snr, reverse_step: Callable):
-  """x_t ~ q(x_t | x_0), p(x_{t-1} | x_t), and for t > 1 KL(q(x_{t-1} | x_t, x_0) | p) [B]."""
-  log_snr = jnp.asarray(log_snr, x_0.dtype)
-  x_t = gaussian.sample(keys, forward_process.marginal(x_0, log_snr[t]))
-  reverse = reverse_step(x_t, t)
-  # At t = 1 the posterior is a point; any finite log-SNR keeps the branch not taken finite, and
-  # with it the gradient of the one that is.
-  log_snr_s = jnp.where(t > 1, log_snr[t - 1], log_snr[t] + 1)
-  posterior = forward_process.posterior(x_0, x_t, log_snr_s, log_snr[t])
-  return x_t, reverse, gaussian.kl(posterior, reverse)

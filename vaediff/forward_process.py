@@ -28,7 +28,7 @@ def marginal(x_0, log_snr_t) -> Normal:
 
   x_0: [B, ...]. log_snr_t: scalar or [B].
   """
-  log_snr_t = _over_event(log_snr_t, x_0)
+  log_snr_t = over_event(log_snr_t, x_0)
   return Normal(
     signal_scale(log_snr_t) * x_0,
     jnp.broadcast_to(jax.nn.log_sigmoid(-log_snr_t), jnp.shape(x_0)),
@@ -40,7 +40,7 @@ def transition(x_s, log_snr_s, log_snr_t) -> Normal:
 
   x_s: [B, ...]. log_snr_s, log_snr_t: scalars or [B]; log_snr_s may be +inf (then x_s is x_0).
   """
-  log_snr_s, log_snr_t = _over_event(log_snr_s, x_s), _over_event(log_snr_t, x_s)
+  log_snr_s, log_snr_t = over_event(log_snr_s, x_s), over_event(log_snr_t, x_s)
   log_ratio = jax.nn.log_sigmoid(log_snr_t) - jax.nn.log_sigmoid(log_snr_s)
   return Normal(
     jnp.exp(0.5 * log_ratio) * x_s,
@@ -59,7 +59,7 @@ def posterior(x_0, x_t, log_snr_s, log_snr_t) -> Normal:
   x_0, x_t: [B, ...]. log_snr_s, log_snr_t: scalars or [B]; log_snr_s may be +inf, where the
   posterior is the point x_0 (log_var = -inf).
   """
-  log_snr_s, log_snr_t = _over_event(log_snr_s, x_t), _over_event(log_snr_t, x_t)
+  log_snr_s, log_snr_t = over_event(log_snr_s, x_t), over_event(log_snr_t, x_t)
   # SNR(t)/SNR(s) is the share of x_t in the mean, up to the ratio of the signal scales.
   snr_ratio = jnp.exp(log_snr_t - log_snr_s)
   log_sigmoid_s, log_sigmoid_t = jax.nn.log_sigmoid(log_snr_s), jax.nn.log_sigmoid(log_snr_t)
@@ -77,32 +77,32 @@ def posterior_log_var(log_snr_s, log_snr_t):
 
 def x_0_from_eps(x_t, eps, log_snr_t):
   """x_0 = (x_t - noise_scale eps) / signal_scale. x_t, eps: [B, ...]."""
-  log_snr_t = _over_event(log_snr_t, x_t)
+  log_snr_t = over_event(log_snr_t, x_t)
   return (x_t - noise_scale(log_snr_t) * eps) / signal_scale(log_snr_t)
 
 
 def eps_from_x_0(x_t, x_0, log_snr_t):
   """eps = (x_t - signal_scale x_0) / noise_scale, for finite log_snr_t. x_t, x_0: [B, ...]."""
-  log_snr_t = _over_event(log_snr_t, x_t)
+  log_snr_t = over_event(log_snr_t, x_t)
   return (x_t - signal_scale(log_snr_t) * x_0) / noise_scale(log_snr_t)
 
 
 def v_from_x_0(x_t, x_0, log_snr_t):
   """v = signal_scale eps - noise_scale x_0, given x_t and x_0 (Salimans & Ho 2022, section 4)."""
-  log_snr_t = _over_event(log_snr_t, x_t)
+  log_snr_t = over_event(log_snr_t, x_t)
   return (signal_scale(log_snr_t) * x_t - x_0) / noise_scale(log_snr_t)
 
 
 def x_0_from_v(x_t, v, log_snr_t):
   """x_0 = signal_scale x_t - noise_scale v (Salimans & Ho 2022, section 4)."""
-  log_snr_t = _over_event(log_snr_t, x_t)
+  log_snr_t = over_event(log_snr_t, x_t)
   return signal_scale(log_snr_t) * x_t - noise_scale(log_snr_t) * v
 
 
-def _over_event(log_snr, x):
-  """log_snr, a scalar or [B], in the dtype of x and ready to broadcast against x [B, ...]."""
-  log_snr = jnp.asarray(log_snr, jnp.result_type(x, float))
-  return log_snr.reshape(log_snr.shape + (1,) * (jnp.ndim(x) - 1)) if log_snr.ndim else log_snr
+def over_event(value, x):
+  """value, a scalar or [B], in the dtype of x and ready to broadcast against x [B, ...]."""
+  value = jnp.asarray(value, jnp.result_type(x, float))
+  return value.reshape(value.shape + (1,) * (jnp.ndim(x) - 1)) if value.ndim else value
 
 
 def _log1m_exp(x):

@@ -2,7 +2,8 @@
 
 The lecture's two candidates for the code (section 3.1): Gaussian, with a diagonal or a full
 covariance, against the prior N(0, I); and uniform on a box, against the prior uniform on the unit
-cube. All of them are reparameterised, and their KL is in closed form.
+cube. All of them are reparameterised, and their KL is in closed form. Beside
+them the code of a plain autoencoder, a point.
 """
 
 from collections.abc import Callable
@@ -16,6 +17,7 @@ from vaediff import gaussian, random, uniform
 
 class Latent(NamedTuple):
   """A family of posteriors and its prior, as pure functions. D is the dimension of the code.
+  What a family cannot have is None.
 
   num_outputs(D) -> how many numbers the encoder has to output for each example
   posterior(outputs [B, num_outputs(D)]) -> q
@@ -32,9 +34,9 @@ class Latent(NamedTuple):
   posterior: Callable
   sample: Callable
   mean: Callable
-  log_prob: Callable
-  kl: Callable
-  kl_groups: Callable
+  log_prob: Callable | None
+  kl: Callable | None
+  kl_groups: Callable | None
   prior_sample: Callable
   prior_log_prob: Callable
 
@@ -91,6 +93,16 @@ BOX = Latent(
   kl_groups=lambda q: -q.log_width,
   prior_sample=lambda keys, dim: random.uniform(keys, (keys.shape[0], dim)),
   prior_log_prob=_unit_cube_log_prob,
+)
+
+# The code of a plain autoencoder: a point, of which there is no density and no KL.
+POINT = DIAGONAL._replace(
+  num_outputs=lambda dim: dim,
+  posterior=lambda outputs: gaussian.Normal(outputs, jnp.full_like(outputs, -jnp.inf)),
+  sample=lambda keys, q: q.mean,
+  log_prob=None,
+  kl=None,
+  kl_groups=None,
 )
 
 # By (prior, posterior): the pairs whose KL is finite and in closed form.

@@ -25,10 +25,11 @@ from vaediff import forward_process, random
 SPACINGS = ('time', 'log_snr')
 
 
-def respace(log_snr, num_steps: int, spacing: str = 'time'):
-  """A sub-schedule of `num_steps` levels of the table `log_snr` [T+1]. [num_steps+1].
+def respace(log_snr, num_steps: int, spacing: str = 'time') -> np.ndarray:
+  """The levels t of a sub-schedule of `num_steps` steps of the table `log_snr` [T+1].
 
-  It keeps the levels 0, 1 and T (for one step 0 and T), the others evenly spaced
+  Returns int64 [num_steps+1]: log_snr[respace(log_snr, S)] is a table of S steps. It keeps the
+  levels 0, 1 and T (for one step 0 and T), the others evenly spaced
 
     in 'time', t from 1 to T, rounded (Nichol & Dhariwal 2021, section 4), or
     in 'log_snr', at the nearest levels that are still free (as Lu et al. 2022a): for few-step
@@ -51,7 +52,7 @@ def respace(log_snr, num_steps: int, spacing: str = 'time'):
   # Distinct levels: one that is taken moves up to the next free one, and none above T.
   i = np.arange(num_steps)
   t = np.minimum(i + np.maximum.accumulate(np.rint(t).astype(int) - i), T - num_steps + 1 + i)
-  return log_snr[np.concatenate([[0], t])]
+  return np.concatenate([[0], t])
 
 
 def ancestral(

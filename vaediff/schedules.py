@@ -10,7 +10,9 @@ where they meet float32 arrays.
 """
 
 from collections.abc import Callable
+from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
@@ -60,6 +62,51 @@ def from_betas(betas: np.ndarray) -> np.ndarray:
   return np.concatenate([[np.inf], log_alpha_bar - np.log(-np.expm1(log_alpha_bar))])
 
 
+class Learned(NamedTuple):
+  """A noise schedule with parameters, to be learned by the gradient of the bound.
+
+  T: the number of steps. init() -> params. table(params) -> log_snr [T+1], float32.
+  """
+
+  T: int
+  init: Callable[[], Any]
+  table: Callable[[Any], jax.Array]
+
+
+def learned(T: int, first: float = 13.3, last: float = -5.0, num_units: int = 16) -> Learned:
+  """A monotone schedule whose ends and shape are learned (Kingma et al. 2021, appendix H).
+
+  log_snr = first - range m(u), u = (t - 1) / (T - 1), with m monotone from 0 to 1: a line and
+  num_units sigmoids, with positive weights and slopes, as in the paper's monotone network. At
+  initialisation it is `linear_log_snr(T, first, last)` but for a hundredth. Raises ValueError for
+  T < 2 and where the table would not decrease.
+  """
+  linear_log_snr(T, first, last)  # raises what is wrong with the three
+  if T < 2:
+    raise ValueError(f'T is {T}; a learned schedule has at least two steps')
+
+  def init():
+    return {
+      'first': jnp.float32(first),
+      'range': _inverse_softplus(first - last),
+      'line': _inverse_softplus(1.0),
+      'weights': jnp.full(num_units, _inverse_softplus(0.01 / num_units)),
+      'slopes': jnp.full(num_units, _inverse_softplus(float(num_units))),
+      'centers': (jnp.arange(num_units) + 0.5) / num_units,
+    }
+
+  def table(params):
+    u = jnp.linspace(0.0, 1.0, T)
+    slopes = jax.nn.softplus(params['slopes'])
+    units = jax.nn.sigmoid(slopes * (u[:, None] - params['centers']))
+    height = jax.nn.softplus(params['line']) * u + units @ jax.nn.softplus(params['weights'])
+    share = (height - height[0]) / (height[-1] - height[0])
+    finite = params['first'] - jax.nn.softplus(params['range']) * share
+    return jnp.concatenate([jnp.full(1, jnp.inf), finite])
+
+  return Learned(T, init, table)
+
+
 def linear_kl_weight(beta: float, warmup_steps: int = 0, start: int = 0) -> Callable:
   """step -> weight of the KL: 0 up to `start`, then linear to beta within warmup_steps.
 
@@ -92,3 +139,7 @@ def cyclical_kl_weight(beta: float, period: int, ramp: float = 0.5) -> Callable:
 def _check_num_steps(T: int) -> None:
   if T < 1:
     raise ValueError(f'T is {T}; a noise schedule has at least one step')
+
+
+def _inverse_softplus(x: float) -> jax.Array:
+  return jnp.float32(x + np.log(-np.expm1(-x)))

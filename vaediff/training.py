@@ -75,7 +75,7 @@ def make_dispatch(
       terms = method.loss(variables, loss_keys, batch, state.step)
       return jnp.sum(terms['loss']) / batch_size, terms
 
-    params, carry = state.variables
+    params, carry = state.variables.params, state.variables.carry
     grads, terms = jax.grad(mean_loss, has_aux=True)(params)
     grads = parallel.sum_over_devices(grads)
     updates, opt_state = optimizer.update(grads, state.opt_state, params)

@@ -6,26 +6,27 @@ import jax
 import numpy as np
 
 from vaediff import data, parallel, random
-from vaediff.methods.base import Method
 
 
-def make_sampler(method: Method, batch_size: int, devices: Sequence[jax.Device]) -> Callable:
-  """`method.sample` in batches of one size, compiled once.
+def make_sampler(f: Callable, batch_size: int, devices: Sequence[jax.Device]) -> Callable:
+  """f(variables, keys [N], label [N]) -> tree of [N, ...] in batches of one size, compiled once.
 
-  batch_size: a multiple of the number of devices. Returns sampler(replicated variables, key,
-  label [N]) -> x [N, ...] as NumPy. Sample i depends on (key, i, label i) alone.
+  f: `Method.sample`, or what is made of `Method.trajectory`. batch_size: a multiple of the number
+  of devices. Returns sampler(replicated variables, key, label [N]) -> tree of [N, ...], as NumPy.
+  Sample i depends on (key, i, label i) alone.
   """
 
   def sample(variables, key, label, index):
-    return method.sample(variables, random.example_keys(key, 0, index), label)
+    return f(variables, random.example_keys(key, 0, index), label)
 
   compiled = parallel.pmap(sample, devices, in_axes=(0, None, 0, 0))
 
-  def sampler(variables, key, label: np.ndarray) -> np.ndarray:
+  def sampler(variables, key, label: np.ndarray):
     parts = []
     for index, valid in data.padded_batches(len(label), batch_size):
       batch = parallel.shard((label[index], index.astype(np.int32)), devices)
-      parts.append(parallel.unshard(compiled(variables, key, *batch))[valid])
-    return np.concatenate(parts)
+      x = parallel.unshard(compiled(variables, key, *batch))
+      parts.append(jax.tree.map(lambda leaf, valid=valid: leaf[valid], x))
+    return jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts)
 
   return sampler

@@ -1,6 +1,6 @@
 """Denoising diffusion (Sohl-Dickstein et al. 2015; Ho et al. 2020; lecture section 4).
 
-    p(x_T) = N(0, I),   p(x_{t-1} | x_t) = N(mean(x_t, t), variance_t I)
+    p(x_T) = N(0, I),   p(x_{t-1} | x_t) = N(mean(x_t, t), diag(variance(x_t, t)))
 
 The network sees x_t and log_snr[t]. It predicts the noise eps, the data x_0 or v; through the pivot
 x_0 each gives the mean of the exact posterior q(x_{t-1} | x_t, x_0) with the predicted x_0 in it.
@@ -8,48 +8,80 @@ x_0 each gives the mean of the exact posterior q(x_{t-1} | x_t, x_0) with the pr
 
 from collections.abc import Mapping
 
+import jax
 import jax.numpy as jnp
+import numpy as np
 
-from vaediff import bounds, forward_process, gaussian, likelihoods, random, sampling
+from vaediff import (
+  bounds,
+  forward_process,
+  gaussian,
+  likelihoods,
+  probability_flow,
+  random,
+  reverse_process,
+  sampling,
+  schedules,
+  time_sampling,
+)
+from vaediff.forward_process import over_event
 from vaediff.methods.base import Batch, Method, Variables
 from vaediff.networks import Network
 
-PREDICTIONS = ('eps', 'x_0', 'v')
-VARIANCES = ('fixed_small', 'fixed_large')
-LOSSES = ('simple', 'bound')
+LOSSES = ('simple', 'bound', 'hybrid', 'continuous')
 DECODERS = ('discretized_normal', 'nearest_level')
 SAMPLERS = ('ancestral', *sampling.SOLVERS)
+BOUNDS = ('bound', 'continuous', 'probability_flow')
+
+
+def num_outputs(variance: str) -> int:
+  """How many output channels the network needs for each channel of the data."""
+  return 2 if variance in reverse_process.LEARNED_VARIANCES else 1
 
 
 def diffusion(
   network: Network,
-  log_snr,
+  log_snr: np.ndarray | schedules.Learned,
   event_shape: tuple[int, ...],
   num_levels: int,
   prediction: str = 'eps',
   variance: str = 'fixed_large',
   loss: str = 'simple',
+  hybrid_weight: float = 1e-3,
+  times: str = 'uniform',
   decoder: str = 'discretized_normal',
   clip_x_0: bool = True,
+  label_dropout: float = 0.0,
+  bound: str = 'bound',
   num_times: int | None = None,
+  divergence: str = 'hutchinson',
   sampler: str = 'ancestral',
   num_sampling_steps: int | None = None,
   spacing: str = 'time',
+  guidance: float = 0.0,
   sampler_options: Mapping | None = None,
 ) -> Method:
-  """A diffusion model with fixed variance.
+  """A diffusion model.
 
-  network: (x_t [B, ...], log_snr_t [B], label [B]) -> [B, ...].
-  log_snr: the schedule's table [T+1].
+  network: (x_t [B, ..., C], log_snr_t [B], label [B]) -> [B, ..., num_outputs(variance) C].
+  log_snr: the schedule's table [T+1], or one that is learned with the network (Kingma et al. 2021).
   event_shape: of one example. num_levels: of the data, 0 .. num_levels - 1.
   prediction: what the network outputs, 'eps', 'x_0' or 'v'.
-  variance: of p(x_{t-1} | x_t), the two choices of Ho et al. 2020, section 3.2: 'fixed_small', the
-    variance of q(x_{t-1} | x_t, x_0) (at t = 1, where that is 0, its value at t = 2), or
-    'fixed_large', the variance of q(x_t | x_{t-1}).
-  loss: at one t per example, uniform on 1..T. 'simple': the mean over the event of the squared
+  variance: of p(x_{t-1} | x_t). 'fixed_small' or 'fixed_large' (`reverse_process.fixed_log_var`);
+    learned for each pixel, by a second half of the network's channels: 'interpolated' between the
+    two, or 'free' (`reverse_process.learned_log_var`); 'optimal', fitted after training to the
+    model's errors on training examples (`reverse_process.optimal_log_var`), and 'fixed_small' as
+    long as it is not.
+  loss: at one time per example, drawn by `times`. 'simple': the mean over the event of the squared
     error of what the network predicts, no unit (Ho et al. 2020, eq. 14, divided by the dimension).
     'bound': T times the bound's term at t plus the prior's KL: an unbiased estimate of the negative
-    bound, in nats.
+    bound, in nats. 'hybrid': simple + hybrid_weight bound, the bound in bits per dimension (T times
+    its term at t) and its gradient stopped through the mean, so that it trains the learned variance
+    alone (Nichol & Dhariwal 2021, section 3.1: their lambda = 0.001 is this weight, whatever T).
+    'continuous': the integral of the continuous-time bound (Kingma et al. 2021, eq. 17) over the
+    schedule from t = 1 to T plus the prior's KL, in nats; without the decoder's term, in which
+    nothing is to be learned.
+  times: 'uniform', 'antithetic' or 'importance' (see `time_sampling`).
   decoder: p(x | x_1), 'discretized_normal' (Ho et al. 2020, eq. 13) with the mean and variance of
     the reverse step, or 'nearest_level' (Kingma et al. 2021), by Bayes' rule from x_1 alone. On a
     schedule with small steps near t = 1 the variance 'fixed_small' of t = 2 is far below the error
@@ -57,51 +89,102 @@ def diffusion(
   clip_x_0: whether the predicted x_0 is clipped to [-1, 1] when sampling and in the evaluated
     bound (never in the loss). A projection onto a convex set that holds x_0, it cannot worsen a KL
     term.
-  num_times: how many of the T - 1 terms t = 2..T `log_likelihood_bound` computes for each example;
-    None: all (see `bounds.diffusion_bound`).
+  label_dropout: the probability with which training hides a label from the network, so that it also
+    learns the unconditional model that guidance needs (Ho & Salimans 2022).
+  bound: what `log_likelihood_bound` is. 'bound': the variational bound at T, of which num_times
+    of the terms t = 2..T are computed for each example; None: all. 'continuous': the
+    continuous-time bound between the ends of the schedule, with num_times log-SNRs (None: T - 1),
+    where the variance has no part. 'probability_flow': uniform dequantisation and the
+    probability-flow ODE in num_times steps (None: T - 1), with its divergence 'exact' or by
+    'hutchinson'.
   sampler: 'ancestral' or one of `sampling.SOLVERS`, with its options (noise_scale, eta).
   num_sampling_steps, spacing: on how many levels of the schedule, and which (see
     `sampling.respace`); None: all.
+  guidance: w of classifier-free guidance, prediction + w (prediction - unconditional prediction)
+    (Ho & Salimans 2022, eq. 6). 0 is the conditional model.
 
-  Raises ValueError for an unknown prediction, variance, loss, decoder or sampler, and for a
-  number of steps or options that the sampler does not take.
+  Raises ValueError for an unknown choice, for a number of steps or options that the sampler does
+  not take, for 'hybrid' without a learned variance, and for a learned schedule without the loss
+  'bound' and the spacing 'time'.
   """
   for name, value, allowed in (
-    ('prediction', prediction, PREDICTIONS),
-    ('variance', variance, VARIANCES),
+    ('prediction', prediction, reverse_process.PREDICTIONS),
+    ('variance', variance, reverse_process.VARIANCES),
     ('loss', loss, LOSSES),
     ('decoder', decoder, DECODERS),
+    ('bound', bound, BOUNDS),
     ('sampler', sampler, SAMPLERS),
   ):
     if value not in allowed:
       raise ValueError(f'{name} is {value!r}; it is one of {", ".join(allowed)}')
-  T = len(log_snr) - 1
-  sampling_log_snr = sampling.respace(log_snr, num_sampling_steps or T, spacing)
-  sampler_options = dict(sampler_options or {})
-  log_snr, sampling_log_snr = jnp.float32(log_snr), jnp.float32(sampling_log_snr)
+  is_variance_learned = variance in reverse_process.LEARNED_VARIANCES
+  if loss == 'hybrid' and not is_variance_learned:
+    raise ValueError(
+      f"loss 'hybrid' trains a learned variance, and variance is {variance!r}; make it one of "
+      f'{", ".join(reverse_process.LEARNED_VARIANCES)}, or the loss simple'
+    )
+  is_schedule_learned = isinstance(log_snr, schedules.Learned)
+  if is_schedule_learned and (loss != 'bound' or spacing != 'time'):
+    raise ValueError(
+      f"a learned schedule goes with the loss 'bound' and the spacing 'time', not {loss!r} and "
+      f'{spacing!r}'
+    )
+  T = log_snr.T if is_schedule_learned else len(log_snr) - 1
+  num_times = T - 1 if num_times is None else num_times
+  initial_log_snr = log_snr.table(log_snr.init()) if is_schedule_learned else log_snr
+  levels = sampling.respace(initial_log_snr, num_sampling_steps or T, spacing)
+  time_sampler = time_sampling.make(times, T)
+  dim = int(np.prod(event_shape))
 
-  def denoiser(params, label, clip):
-    """(x_t, log_snr_t [B]) -> the predicted x_0."""
+  def table(params):
+    return log_snr.table(params['schedule']) if is_schedule_learned else jnp.float32(log_snr)
 
-    def predict_x_0(x_t, log_snr_t):
-      output = network.apply(params, x_t, log_snr_t, label)
-      x_0 = _x_0_from(prediction, x_t, output, log_snr_t)
-      return jnp.clip(x_0, -1, 1) if clip else x_0
+  def predict(params, x_t, log_snr_t, label):
+    """What the network predicts, and what it says of the variance (None unless that is learned)."""
+    output = network.apply(params['denoiser'], x_t, log_snr_t, label)
+    return jnp.split(output, 2, axis=-1) if is_variance_learned else (output, None)
 
-    return predict_x_0
+  def make_denoiser(params, label, clip=clip_x_0, guidance=0.0):
+    """(x_t, log_snr_t [B]) -> the predicted x_0, and what the network says of the variance."""
 
-  def reverse_step(predict_x_0, log_snr):
-    """(x_t, t [B]) -> p(x_{t-1} | x_t), on the levels of a table."""
-    log_var = reverse_log_var(log_snr, variance)
+    def denoise(x_t, log_snr_t):
+      if guidance:
+        twice = jnp.concatenate([x_t, x_t]), jnp.concatenate([log_snr_t, log_snr_t])
+        labels = jnp.concatenate([label, jnp.full_like(label, -1)])
+        output, log_var = jax.tree.map(lambda o: jnp.split(o, 2), predict(params, *twice, labels))
+        (output, unconditional), log_var = output, log_var and log_var[0]
+        output = output + guidance * (output - unconditional)
+      else:
+        output, log_var = predict(params, x_t, log_snr_t, label)
+      x_0 = reverse_process.x_0_from(prediction, x_t, output, log_snr_t)
+      return jnp.clip(x_0, -1, 1) if clip else x_0, log_var
+
+    return denoise
+
+  def reverse(log_snr, levels, fitted, x_0, log_var_output, x_t, t):
+    """p(x_{t-1} | x_t) on the levels of a table, given the predicted x_0."""
+    mean = forward_process.posterior(x_0, x_t, log_snr[t - 1], log_snr[t]).mean
+    if is_variance_learned:
+      log_var = reverse_process.learned_log_var(log_snr, t, log_var_output, variance)
+      return gaussian.Normal(mean, log_var)
+    if variance != 'optimal':
+      log_var = reverse_process.fixed_log_var(log_snr, variance)
+    elif fitted == ():
+      log_var = reverse_process.fixed_log_var(log_snr, 'fixed_small')
+    else:
+      log_var = reverse_process.optimal_log_var(log_snr, fitted[levels[1:] - 1])
+    return gaussian.Normal(mean, over_event(log_var[t - 1], mean))
+
+  def make_reverse_step(variables: Variables, denoise, levels):
+    """(x_t, t [B]) -> p(x_{t-1} | x_t), on some levels of the schedule, t counting these."""
+    log_snr = table(variables.params)[levels]
 
     def step(x_t, t):
-      x_0 = predict_x_0(x_t, log_snr[t])
-      mean = forward_process.posterior(x_0, x_t, log_snr[t - 1], log_snr[t]).mean
-      return gaussian.Normal(mean, _over_event(log_var[t - 1], mean))
+      return reverse(log_snr, levels, variables.fitted, *denoise(x_t, log_snr[t]), x_t, t)
 
     return step
 
-  def decoder_log_prob(x):
+  def decoder_log_prob(x, log_snr):
     """(x_1, p(x_0 | x_1)) -> log p(x | x_1), [B]."""
     if decoder == 'nearest_level':
       scales = forward_process.signal_scale(log_snr[1]), forward_process.noise_scale(log_snr[1])
@@ -111,85 +194,188 @@ def diffusion(
     )
 
   def init(key, batch: Batch):
+    network_key, times_key = random.split(key)
     x = likelihoods.center(batch.x, num_levels)
-    return Variables(network.init(key, x, jnp.zeros(x.shape[0]), batch.label))
-
-  def simple_loss(params, keys, batch: Batch, t):
-    x_0 = likelihoods.center(batch.x, num_levels)
-    eps = random.normal(keys, x_0.shape)
-    signal, noise = _scales(log_snr[t], x_0)
-    output = network.apply(params, signal * x_0 + noise * eps, log_snr[t], batch.label)
-    target = {'eps': eps, 'x_0': x_0, 'v': signal * eps - noise * x_0}[prediction]
-    return {'loss': gaussian.sum_event(jnp.square(output - target)) / x_0[0].size}
-
-  def bound_loss(params, keys, batch: Batch, t):
-    x_0 = likelihoods.center(batch.x, num_levels)
-    step = reverse_step(denoiser(params, batch.label, clip=False), log_snr)
-    term = bounds.diffusion_term(keys, x_0, t, log_snr, step, decoder_log_prob(batch.x))
-    return {'loss': T * term + bounds.diffusion_prior_kl(x_0, log_snr)}
+    params = {'denoiser': network.init(network_key, x, jnp.zeros(x.shape[0]), batch.label)}
+    if is_schedule_learned:
+      params['schedule'] = log_snr.init()
+    return Variables(params, time_sampler.init(times_key))
 
   def loss_terms(variables: Variables, keys, batch: Batch, step):
     del step
-    t_keys, noise_keys = random.split(keys)
-    t = random.integers(t_keys, 1, T + 1)
-    terms = {'simple': simple_loss, 'bound': bound_loss}[loss]
-    return terms(variables.params, noise_keys, batch, t)
+    time_keys, noise_keys, label_keys = random.split(keys, 3)
+    u, weight = time_sampler.draw(variables.carry, time_keys, batch.index)
+    is_hidden = random.uniform(label_keys, keys.shape) < label_dropout
+    label = jnp.where(is_hidden, -1, batch.label)
+    x_0 = likelihoods.center(batch.x, num_levels)
+    eps = random.normal(noise_keys, x_0.shape)
+    log_snr = table(variables.params)
+    t = jnp.minimum(1 + jnp.floor(u * T).astype(jnp.int32), T)
+    if loss == 'continuous':
+      log_snr_t, rate = _interpolate(log_snr, u)
+    else:
+      log_snr_t = log_snr[t]
+    signal, noise = _scales(log_snr_t, x_0)
+    x_t = signal * x_0 + noise * eps
+    output, log_var_output = predict(variables.params, x_t, log_snr_t, label)
+    prior_kl = bounds.diffusion_prior_kl(x_0, log_snr)
+    terms = {}
+    if loss in ('simple', 'hybrid'):
+      target = {'eps': eps, 'x_0': x_0, 'v': signal * eps - noise * x_0}[prediction]
+      terms['simple'] = gaussian.sum_event(jnp.square(output - target)) / dim
+    predicted = reverse_process.x_0_from(prediction, x_t, output, log_snr_t)
+    if loss == 'continuous':
+      terms['bound'] = rate * bounds.diffusion_continuous_term(x_0, predicted, log_snr_t)
+    elif loss != 'simple':
+      if loss == 'hybrid':
+        predicted = jax.lax.stop_gradient(predicted)
+      p = reverse(log_snr, np.arange(T + 1), variables.fitted, predicted, log_var_output, x_t, t)
+      terms['bound'] = T * bounds.diffusion_term_at(
+        x_0, x_t, t, log_snr, p, decoder_log_prob(batch.x, log_snr)
+      )
+    at_time = terms['simple'] if loss == 'simple' else terms['bound']
+    if loss == 'hybrid':
+      at_time = terms['simple'] + hybrid_weight * terms['bound'] / (dim * np.log(2))
+    total = weight * at_time
+    if loss in ('bound', 'continuous'):
+      total = total + prior_kl
+    terms = {'loss': total} | (terms if loss == 'hybrid' else {})
+    return terms | ({'time': u, 'at_time': at_time} if time_sampler.update else {})
 
-  def log_likelihood_bound(variables: Variables, keys, batch: Batch):
+  def variational_bound(variables: Variables, keys, batch: Batch):
+    log_snr = table(variables.params)
+    denoise = make_denoiser(variables.params, batch.label)
     return bounds.diffusion_bound(
       keys,
       likelihoods.center(batch.x, num_levels),
       log_snr,
-      reverse_step(denoiser(variables.params, batch.label, clip_x_0), log_snr),
-      decoder_log_prob(batch.x),
-      T - 1 if num_times is None else num_times,
+      make_reverse_step(variables, denoise, np.arange(T + 1)),
+      decoder_log_prob(batch.x, log_snr),
+      num_times,
+    )
+
+  def continuous_bound(variables: Variables, keys, batch: Batch):
+    log_snr = table(variables.params)
+    denoise = make_denoiser(variables.params, batch.label)
+    reverse_step = make_reverse_step(variables, denoise, np.arange(T + 1))
+    decode = decoder_log_prob(batch.x, log_snr)
+    first = jnp.ones(keys.shape, jnp.int32)
+    return bounds.diffusion_continuous_bound(
+      keys,
+      likelihoods.center(batch.x, num_levels),
+      log_snr[1],
+      log_snr[-1],
+      lambda x_t, log_snr_t: denoise(x_t, log_snr_t)[0],
+      lambda x_1: decode(x_1, reverse_step(x_1, first)),
+      num_times,
+    )
+
+  def flow_bound(variables: Variables, keys, batch: Batch):
+    log_snr = table(variables.params)
+    # Clipping would put kinks into the ODE.
+    denoise = make_denoiser(variables.params, batch.label, clip=False)
+    log_likelihood = probability_flow.dequantized_log_likelihood(
+      keys,
+      batch.x,
+      lambda x_t, log_snr_t: denoise(x_t, log_snr_t)[0],
+      log_snr[1],
+      log_snr[-1],
+      num_levels,
+      num_steps=num_times,
+      divergence=divergence,
+    )
+    return {'elbo': log_likelihood}
+
+  def time_terms(variables: Variables, keys, batch: Batch):
+    log_snr = table(variables.params)
+    x_0 = likelihoods.center(batch.x, num_levels)
+    denoise = make_denoiser(variables.params, batch.label)
+    offset_keys, term_keys = random.split(keys)
+    offset = random.integers(offset_keys, 0, T)
+    num = min(num_times + 1, T)
+
+    def at_part(_, part):
+      t = 1 + (part * T + offset) // num
+      x_t = gaussian.sample(
+        random.fold_in(term_keys, part), forward_process.marginal(x_0, log_snr[t])
+      )
+      predicted, log_var = denoise(x_t, log_snr[t])
+      p = reverse(log_snr, np.arange(T + 1), variables.fitted, predicted, log_var, x_t, t)
+      q = bounds.diffusion_posterior(x_0, x_t, t, log_snr)
+      # E|x_{t-1} - mean|^2 given x_t and x_0, which at t = 1 is a point.
+      is_first = over_event(t, x_0) == 1
+      center = jnp.where(is_first, x_0, q.mean)
+      spread = jnp.where(is_first, 0.0, jnp.exp(q.log_var))
+      error = (jnp.square(center - p.mean) + spread) * jnp.exp(-p.log_var)
+      return None, {
+        't': t,
+        'bound_term': bounds.diffusion_term_at(
+          x_0, x_t, t, log_snr, p, decoder_log_prob(batch.x, log_snr)
+        ),
+        'x_0_error': gaussian.sum_event(jnp.square(x_0 - predicted)) / dim,
+        'calibration': gaussian.sum_event(error) / dim,
+      }
+
+    _, terms = jax.lax.scan(at_part, None, jnp.arange(num))
+    return {name: term.T for name, term in terms.items()}
+
+  def fit(statistics):
+    return reverse_process.mean_error(T, statistics['t'], statistics['x_0_error'])
+
+  def draw(variables: Variables, keys, label, trajectory: bool):
+    denoise = make_denoiser(variables.params, label, guidance=guidance)
+    options = dict(sampler_options or {}, trajectory=trajectory)
+    if sampler == 'ancestral':
+      step = make_reverse_step(variables, denoise, levels)
+      return sampling.ancestral(keys, event_shape, step, len(levels) - 1, **options)
+    return sampling.SOLVERS[sampler](
+      keys,
+      event_shape,
+      lambda x_t, log_snr_t: denoise(x_t, log_snr_t)[0],
+      table(variables.params)[levels],
+      **options,
     )
 
   def sample(variables: Variables, keys, label):
-    predict_x_0 = denoiser(variables.params, label, clip_x_0)
-    if sampler == 'ancestral':
-      step = reverse_step(predict_x_0, sampling_log_snr)
-      num_steps = len(sampling_log_snr) - 1
-      x_0 = sampling.ancestral(keys, event_shape, step, num_steps, **sampler_options)
-    else:
-      solver = sampling.SOLVERS[sampler]
-      x_0 = solver(keys, event_shape, predict_x_0, sampling_log_snr, **sampler_options)
-    return likelihoods.quantize(x_0, num_levels)
+    return likelihoods.quantize(draw(variables, keys, label, trajectory=False), num_levels)
+
+  def trajectory(variables: Variables, keys, label):
+    _, states = draw(variables, keys, label, trajectory=True)
+    log_snr = table(variables.params)[levels][::-1]
+    return {
+      'x': jnp.moveaxis(states, 0, 1),
+      'log_snr': jnp.broadcast_to(log_snr, (len(keys), len(levels))),
+    }
 
   return Method(
-    init=init, loss=loss_terms, sample=sample, log_likelihood_bound=log_likelihood_bound
+    init=init,
+    loss=loss_terms,
+    units={'loss': '1'} if loss in ('simple', 'hybrid') else {},
+    update_carry=time_sampler.update
+    and (lambda carry, terms: time_sampler.update(carry, terms['time'], terms['at_time'])),
+    statistics=time_terms if variance == 'optimal' else None,
+    fit=fit if variance == 'optimal' else None,
+    sample=sample,
+    trajectory=trajectory,
+    log_likelihood_bound={
+      'bound': variational_bound,
+      'continuous': continuous_bound,
+      'probability_flow': flow_bound,
+    }[bound],
+    time_terms=time_terms,
   )
 
 
-def reverse_log_var(log_snr, variance: str):
-  """The log-variances of p(x_{t-1} | x_t) for t = 1..T, as [T] (index t - 1).
-
-  log_snr: table [T+1]. variance: one of VARIANCES. Ho et al. 2020, section 3.2.
-  """
-  s, t = log_snr[:-1], log_snr[1:]
-  if variance == 'fixed_large':
-    return forward_process.transition_log_var(s, t)
-  small = forward_process.posterior_log_var(s, t)
-  # q(x_0 | x_1, x_0) is a point: t = 1 takes the value of t = 2, as Ho et al. do; for T = 1, where
-  # there is none, the larger choice.
-  first = small[1] if len(small) > 1 else forward_process.transition_log_var(s, t)[0]
-  return small.at[0].set(first)
-
-
-def _x_0_from(prediction: str, x_t, output, log_snr_t):
-  """The x_0 that a network's output stands for."""
-  if prediction == 'eps':
-    return forward_process.x_0_from_eps(x_t, output, log_snr_t)
-  if prediction == 'v':
-    return forward_process.x_0_from_v(x_t, output, log_snr_t)
-  return output
+def _interpolate(log_snr, u):
+  """The log-SNR [B] at u [B] of the way from t = 1 to T, linear between the levels of a table, and
+  the rate -d log_snr / du there."""
+  T = log_snr.shape[0] - 1
+  place = u * (T - 1)
+  t = jnp.minimum(1 + jnp.floor(place).astype(jnp.int32), T - 1)
+  fall = log_snr[t] - log_snr[t + 1]
+  return log_snr[t] - (place - (t - 1)) * fall, (T - 1) * fall
 
 
 def _scales(log_snr_t, x):
-  log_snr_t = _over_event(log_snr_t, x)
+  log_snr_t = over_event(log_snr_t, x)
   return forward_process.signal_scale(log_snr_t), forward_process.noise_scale(log_snr_t)
-
-
-def _over_event(value, x):
-  """value [B], ready to broadcast against x [B, ...]."""
-  return value.reshape(value.shape + (1,) * (x.ndim - 1))

@@ -10,13 +10,15 @@ from collections.abc import Callable
 
 import jax.numpy as jnp
 
-from vaediff import bounds, random
+from vaediff import annealed, bounds, random
 from vaediff.latents import Latent
-from vaediff.likelihoods import Likelihood, center
+from vaediff.likelihoods import Likelihood
+from vaediff.methods import coding
 from vaediff.methods.base import Batch, Method, Variables
 from vaediff.networks import Network
 
 OBJECTIVES = ('elbo', 'iwae')
+BOUNDS = ('elbo', 'importance_weighted', 'annealed')
 
 
 def vae(
@@ -31,89 +33,95 @@ def vae(
   kl_weight: Callable | None = None,
   free_bits: float = 0.0,
   sample_pixels: bool = False,
+  bound: str = 'elbo',
+  num_bound_draws: int = 1,
+  num_temperatures: int = 1000,
+  **sampling,
 ) -> Method:
   """A variational autoencoder.
 
-  encoder: x [B, ...] centred on [-1, 1] -> [B, latent.num_outputs(latent_dim)].
-  decoder: z [B, latent_dim] -> [B, ..., likelihood.num_outputs * C].
-  latent: the family of posteriors with its prior. num_levels: of the data, 0 .. num_levels - 1.
+  encoder, decoder, likelihood, latent, num_levels, sample_pixels: see `coding.make_code`.
   objective, num_draws: 'elbo', the negative ELBO with num_draws draws of z for each example; or
     'iwae', the importance-weighted bound with that many (Burda et al. 2016).
   kl_weight(step): the weight of the KL in the loss (lecture section 3.3); None: 1. free_bits: nats
     of KL for each group of the code that cost nothing (see `bounds.free_bits`).
-  sample_pixels: whether samples are draws from p(x | z), or its mean on the nearest level.
+  bound: what `log_likelihood_bound` is, whatever the loss. 'elbo': the plain ELBO, with one draw.
+    'importance_weighted': with num_bound_draws draws, streamed (Burda et al. 2016). 'annealed':
+    annealed importance sampling with num_bound_draws chains of num_temperatures steps (see
+    `annealed.log_likelihood`). On average each is at most log p(x).
+  sampling: which codes are decoded to samples, and their refinement (see `coding.make`).
 
   The loss has the terms 'reconstruction' and 'kl' beside it, unweighted, and for 'elbo' it is
-  reconstruction + kl_weight(step) * kl, the KL after free bits. `log_likelihood_bound` is the plain
-  ELBO, one draw, whatever the loss.
+  reconstruction + kl_weight(step) * kl, the KL after free bits.
 
-  Raises ValueError for an unknown objective, no draws, and 'iwae' with a KL weight or free bits,
-  which its bound has no place for.
+  Raises ValueError for an unknown objective or bound, no draws, and 'iwae' with a KL weight or free
+  bits, which its bound has no place for.
   """
-  if objective not in OBJECTIVES:
-    raise ValueError(f'objective is {objective!r}; it is one of {", ".join(OBJECTIVES)}')
-  if num_draws < 1:
-    raise ValueError(f'num_draws is {num_draws}; it is at least 1')
+  for name, value, allowed in (('objective', objective, OBJECTIVES), ('bound', bound, BOUNDS)):
+    if value not in allowed:
+      raise ValueError(f'{name} is {value!r}; it is one of {", ".join(allowed)}')
+  for name, value in (('num_draws', num_draws), ('num_bound_draws', num_bound_draws)):
+    if value < 1:
+      raise ValueError(f'{name} is {value}; it is at least 1')
   if objective == 'iwae' and (kl_weight is not None or free_bits):
     raise ValueError("objective 'iwae' has no KL term to weight: leave kl_weight 1 and free_bits 0")
+  code = coding.make_code(
+    encoder, decoder, likelihood, latent, latent_dim, num_levels, sample_pixels
+  )
 
-  def posterior(params, x):
-    return latent.posterior(encoder.apply(params['encoder'], center(x, num_levels)))
-
-  def draw(params, keys, q, x):
+  def draw(variables: Variables, keys, q, x):
     """num_draws codes z [k, B, D] with log p(x | z) [k, B], decoded as one batch."""
     z = jnp.stack([latent.sample(random.fold_in(keys, i), q) for i in range(num_draws)])
-    outputs = decoder.apply(params['decoder'], z.reshape(-1, latent_dim))
     repeated = jnp.broadcast_to(x, (num_draws, *x.shape)).reshape(-1, *x.shape[1:])
-    return z, likelihood.log_prob(outputs, repeated).reshape(num_draws, -1)
+    log_likelihood = code.log_likelihood(variables, repeated, z.reshape(-1, latent_dim))
+    return z, log_likelihood.reshape(num_draws, -1)
 
-  def init(key, batch: Batch):
-    encoder_key, decoder_key = random.split(key)
-    z = jnp.zeros((batch.x.shape[0], latent_dim))
-    return Variables(
-      {
-        'encoder': encoder.init(encoder_key, center(batch.x, num_levels)),
-        'decoder': decoder.init(decoder_key, z),
-      }
-    )
+  def log_weight(q, z, log_likelihood):
+    return log_likelihood + latent.prior_log_prob(z) - latent.log_prob(q, z)
 
   def loss(variables: Variables, keys, batch: Batch, step):
-    q = posterior(variables.params, batch.x)
-    z, log_likelihood = draw(variables.params, keys, q, batch.x)
+    q = code.posterior(variables, batch.x)
+    z, log_likelihood = draw(variables, keys, q, batch.x)
     terms = {'reconstruction': -jnp.mean(log_likelihood, axis=0), 'kl': latent.kl(q)}
     if objective == 'iwae':
-      log_weights = [
-        log_p_x + latent.prior_log_prob(z_i) - latent.log_prob(q, z_i)
-        for z_i, log_p_x in zip(z, log_likelihood)
-      ]
-      return {'loss': -bounds.importance_weighted(jnp.stack(log_weights)), **terms}
+      log_weights = jnp.stack([log_weight(q, *drawn) for drawn in zip(z, log_likelihood)])
+      return {'loss': -bounds.importance_weighted(log_weights), **terms}
     kl = bounds.free_bits(latent.kl_groups(q), free_bits) if free_bits else terms['kl']
     weight = 1.0 if kl_weight is None else kl_weight(step)
     return {'loss': terms['reconstruction'] + weight * kl, **terms}
 
-  def log_likelihood_bound(variables: Variables, keys, batch: Batch):
-    q = posterior(variables.params, batch.x)
-    outputs = decoder.apply(variables.params['decoder'], latent.sample(keys, q))
-    return bounds.elbo(likelihood.log_prob(outputs, batch.x), latent.kl(q))
+  def plain_elbo(variables: Variables, keys, batch: Batch):
+    q = code.posterior(variables, batch.x)
+    z = latent.sample(keys, q)
+    return bounds.elbo(code.log_likelihood(variables, batch.x, z), latent.kl(q))
 
-  def observe(params, keys, z):
-    outputs = decoder.apply(params['decoder'], z)
-    return likelihood.sample(keys, outputs) if sample_pixels else likelihood.mean(outputs)
+  def importance_weighted(variables: Variables, keys, batch: Batch):
+    q = code.posterior(variables, batch.x)
 
-  def sample(variables: Variables, keys, label):
-    del label
-    z_keys, x_keys = random.split(keys)
-    return observe(variables.params, x_keys, latent.prior_sample(z_keys, latent_dim))
+    def log_weights(keys):
+      z = latent.sample(keys, q)
+      return log_weight(q, z, code.log_likelihood(variables, batch.x, z))
 
-  def reconstruct(variables: Variables, keys, batch: Batch):
-    z_keys, x_keys = random.split(keys)
-    z = latent.sample(z_keys, posterior(variables.params, batch.x))
-    return observe(variables.params, x_keys, z)
+    return {'elbo': bounds.streamed_importance_weighted(keys, log_weights, num_bound_draws)}
 
-  return Method(
-    init=init,
-    loss=loss,
-    sample=sample,
-    log_likelihood_bound=log_likelihood_bound,
-    reconstruct=reconstruct,
+  def annealed_bound(variables: Variables, keys, batch: Batch):
+    log_likelihood = annealed.log_likelihood(
+      keys,
+      lambda keys: latent.prior_sample(keys, latent_dim),
+      latent.prior_log_prob,
+      lambda z: code.log_likelihood(variables, batch.x, z),
+      num_temperatures,
+      num_bound_draws,
+    )
+    return {'elbo': log_likelihood}
+
+  return coding.make(
+    code,
+    loss,
+    log_likelihood_bound={
+      'elbo': plain_elbo,
+      'importance_weighted': importance_weighted,
+      'annealed': annealed_bound,
+    }[bound],
+    **sampling,
   )

@@ -1,0 +1,19 @@
+"""Plain autoencoder on digits, with the networks of digits_vae.
+
+  python -m experiments.run --config=configs/digits_autoencoder.py \
+    --workdir=runs/digits_autoencoder
+
+Samples decode codes from N(0, I); --mode=sample --config.sampler.codes=normal (or mixture) those
+from a distribution fitted to the training codes.
+"""
+
+from configs import common
+
+
+def get_config(variant: str = ''):
+  config = common.autoencoder('digits')
+  config.method.latent_dim = 10
+  config.optimizer.weight_decay = 0.1
+  config.training.update(num_steps=2_000, checkpoint_every=500)
+  config.evaluation.update(batch_size=304, every=500)
+  return common.finish(config, variant)
