@@ -2,7 +2,8 @@
 
 The evidence lower bound of a latent-variable model (Kingma & Welling 2014, eq. 3; lecture section
 3) and the variational bound of diffusion, term by term (Ho et al. 2020, eq. 5; lecture section 4,
-"a loss at the level of distributions"). All in nats, `[B]`, unreduced.
+"a loss at the level of distributions"), in discrete and in continuous time. All in nats, `[B]`,
+unreduced.
 """
 
 from collections.abc import Callable
@@ -29,6 +30,26 @@ def importance_weighted(log_weights):
   For k = 1 a draw of the ELBO; it grows with k towards log p(x).
   """
   return jax.nn.logsumexp(log_weights, axis=0) - jnp.log(log_weights.shape[0])
+
+
+def streamed_importance_weighted(keys, log_weights: Callable, num_draws: int, chunk: int):
+  """`importance_weighted` of num_draws draws, of which `chunk` are computed at once. [B] nats.
+
+  Only the log-weights themselves are kept, one number for each draw and example, so that memory is
+  that of `chunk` draws. Draw i has the keys fold_in(keys, i): it is the same for every `chunk`.
+
+  keys: [B]. log_weights(keys [B]) -> [B]: one draw of log p(x | z) + log p(z) - log q(z | x) for
+  each example; several draws are its `jax.vmap`. num_draws: need not be a multiple of chunk.
+  Raises ValueError for num_draws or chunk below 1.
+  """
+  for name, value in (('num_draws', num_draws), ('chunk', chunk)):
+    if value < 1:
+      raise ValueError(f'{name} is {value}; it is at least 1')
+
+  def draw(i):
+    return log_weights(random.fold_in(keys, i))
+
+  return importance_weighted(jax.lax.map(draw, jnp.arange(num_draws), batch_size=chunk))
 
 
 def free_bits(kl_groups, nats: float):
@@ -119,6 +140,71 @@ def diffusion_bound(
   reconstruction = -decoder_log_prob(*step(decoder_keys, jnp.ones(x_0.shape[0], jnp.int32)))
   prior_kl = diffusion_prior_kl(x_0, log_snr)
   diffusion_kl = total * ((T - 1) / max(num_times, 1))
+  return {
+    'elbo': -(prior_kl + diffusion_kl + reconstruction),
+    'prior_kl': prior_kl,
+    'diffusion_kl': diffusion_kl,
+    'reconstruction': reconstruction,
+  }
+
+
+def diffusion_continuous_term(keys, x_0, log_snr_t, predict_x_0: Callable):
+  """1/2 SNR |x_0 - x_0_hat(x_t)|^2 for one x_t ~ q(x_t | x_0) of each example. [B] nats.
+
+  The KL per unit of log-SNR that continuous time costs: `diffusion_continuous_bound` integrates it,
+  and with log_snr_t uniform it is a loss, in nats when multiplied by the range of log_snr_t.
+
+  keys: [B]. x_0: [B, ...]. log_snr_t: [B]. predict_x_0(x_t [B, ...], log_snr_t [B]) -> x_0_hat.
+  """
+  log_snr_t = jnp.asarray(log_snr_t, x_0.dtype)
+  x_t = gaussian.sample(keys, forward_process.marginal(x_0, log_snr_t))
+  error = gaussian.sum_event(jnp.square(x_0 - predict_x_0(x_t, log_snr_t)))
+  return 0.5 * jnp.exp(log_snr_t) * error
+
+
+def diffusion_continuous_bound(
+  keys,
+  x_0,
+  log_snr_first,
+  log_snr_last,
+  predict_x_0: Callable,
+  decoder_log_prob: Callable,
+  num_times: int,
+):
+  """The variational bound of diffusion on log p(x) in continuous time, T -> infinity, term by term.
+
+  Kingma et al. 2021, section 5. The KLs of infinitely many steps with the variance of
+  q(x_s | x_t, x_0) become the integral
+
+    1/2 int SNR |x_0 - x_0_hat(x_t)|^2 d log SNR  from log_snr_last to log_snr_first,
+
+  which knows nothing else of the schedule. Each example's log-SNRs are drawn by systematic
+  sampling: one from each of num_times equal parts, at one uniform offset, so that the estimate is
+  unbiased. One network call for each, in one `lax.scan`.
+
+  keys: [B]. x_0: [B, ...]. log_snr_first > log_snr_last: finite scalars, at the smallest and the
+  largest noise. predict_x_0 as in `diffusion_continuous_term`.
+  decoder_log_prob(x_first) -> [B]: log p(x | x_first), x_first ~ q(. | x_0) at log_snr_first.
+
+  Returns {'elbo', 'prior_kl', 'diffusion_kl' (the integral), 'reconstruction'}: each [B]. Raises
+  ValueError for num_times below 1.
+  """
+  if num_times < 1:
+    raise ValueError(f'num_times is {num_times}; it is at least 1')
+  offset_keys, decoder_keys, term_keys = random.split(keys, 3)
+  offset = random.uniform(offset_keys, keys.shape, x_0.dtype)
+  part_width = (log_snr_first - log_snr_last) / num_times
+
+  def add_part(total, part):
+    log_snr_t = log_snr_last + part_width * (part + offset)
+    part_keys = random.fold_in(term_keys, part)
+    return total + diffusion_continuous_term(part_keys, x_0, log_snr_t, predict_x_0), None
+
+  total, _ = jax.lax.scan(add_part, jnp.zeros_like(offset), jnp.arange(num_times))
+  x_first = gaussian.sample(decoder_keys, forward_process.marginal(x_0, log_snr_first))
+  reconstruction = -decoder_log_prob(x_first)
+  prior_kl = gaussian.kl_to_standard_normal(forward_process.marginal(x_0, log_snr_last))
+  diffusion_kl = part_width * total
   return {
     'elbo': -(prior_kl + diffusion_kl + reconstruction),
     'prior_kl': prior_kl,

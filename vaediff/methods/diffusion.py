@@ -225,7 +225,8 @@ def diffusion(
       terms['simple'] = gaussian.sum_event(jnp.square(output - target)) / dim
     predicted = reverse_process.x_0_from(prediction, x_t, output, log_snr_t)
     if loss == 'continuous':
-      terms['bound'] = rate * bounds.diffusion_continuous_term(x_0, predicted, log_snr_t)
+      error = gaussian.sum_event(jnp.square(x_0 - predicted))
+      terms['bound'] = 0.5 * rate * jnp.exp(log_snr_t) * error
     elif loss != 'simple':
       if loss == 'hybrid':
         predicted = jax.lax.stop_gradient(predicted)
