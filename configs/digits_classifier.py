@@ -1,6 +1,6 @@
 """Classifier of digits, in whose features the quality of samples is measured.
 
-  python -m experiments.run --config=configs/digits_classifier.py --workdir=runs/digits_classifier
+python -m experiments.run --config=configs/digits_classifier.py --workdir=runs/digits_classifier
 """
 
 from configs import common

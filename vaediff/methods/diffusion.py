@@ -172,7 +172,7 @@ def diffusion(
     elif fitted == ():
       log_var = reverse_process.fixed_log_var(log_snr, 'fixed_small')
     else:
-      log_var = reverse_process.optimal_log_var(log_snr, fitted[levels[1:] - 1])
+      log_var = reverse_process.optimal_log_var(log_snr, fitted['x_0_error'][levels[1:] - 1])
     return gaussian.Normal(mean, over_event(log_var[t - 1], mean))
 
   def make_reverse_step(variables: Variables, denoise, levels):
@@ -278,10 +278,10 @@ def diffusion(
     log_likelihood = probability_flow.dequantized_log_likelihood(
       keys,
       batch.x,
+      num_levels,
       lambda x_t, log_snr_t: denoise(x_t, log_snr_t)[0],
       log_snr[1],
       log_snr[-1],
-      num_levels,
       num_steps=num_times,
       divergence=divergence,
     )
@@ -321,7 +321,9 @@ def diffusion(
     return {name: term.T for name, term in terms.items()}
 
   def fit(statistics):
-    return reverse_process.mean_error(T, statistics['t'], statistics['x_0_error'])
+    return {
+      'x_0_error': reverse_process.mean_error(T, statistics['t'], statistics['x_0_error'])
+    }
 
   def draw(variables: Variables, keys, label, trajectory: bool):
     denoise = make_denoiser(variables.params, label, guidance=guidance)

@@ -104,9 +104,11 @@ def vae(
       z = latent.sample(keys, q)
       return log_weight(q, z, code.log_likelihood(variables, batch.x, z))
 
-    return {'elbo': bounds.streamed_importance_weighted(
-      keys, log_weights, num_bound_draws, min(num_bound_draws, CHUNK)
-    )}
+    return {
+      'elbo': bounds.streamed_importance_weighted(
+        keys, log_weights, num_bound_draws, min(num_bound_draws, CHUNK)
+      )
+    }
 
   def annealed_bound(variables: Variables, keys, batch: Batch):
     log_likelihood = annealed.log_likelihood(
