@@ -14,7 +14,7 @@ LAYERS = [
   ['vaediff.uniform'],
   ['vaediff.likelihoods', 'vaediff.schedules', 'vaediff.forward_process', 'vaediff.latents'],
   ['vaediff.bounds', 'vaediff.analytic'],
-  ['vaediff.sampling'],
+  ['vaediff.sampling', 'vaediff.probability_flow', 'vaediff.annealed'],
   ['vaediff.networks'],
   ['vaediff.networks.*'],
   ['vaediff.methods.base'],
