@@ -97,7 +97,7 @@ def denoising_chain(dataset: str) -> ConfigDict:
 def classifier(dataset: str) -> ConfigDict:
   """A convolutional classifier, for the features in which samples are compared with data."""
   config = _base(dataset)
-  config.method = ConfigDict({'name': 'classifier', 'num_features': 64})
+  config.method = ConfigDict({'name': 'classifier', 'num_features': 64, 'max_shift': 1})
   config.trunk = ConfigDict({'name': 'conv', 'widths': (32, 64), 'num_blocks': 1})
   return config
 

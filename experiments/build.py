@@ -128,7 +128,7 @@ def _coder(config: Mapping, section: str, output) -> Network:
 def _classifier(config: Mapping, dataset: data.Dataset, num_levels: int):
   trunk = _coder(config, 'trunk', config['method']['num_features'])
   head = mlp.encoder((), dataset.num_classes, dtype=jnp.dtype(config['compute_dtype']))
-  return classifier(trunk, head, num_levels), {}
+  return classifier(trunk, head, num_levels, config['method']['max_shift']), {}
 
 
 def _likelihood(config: Mapping, num_levels: int) -> tuple[likelihoods.Likelihood, int]:

@@ -192,7 +192,7 @@ METHODS = {
     'denoiser': DENOISER,
   },
   'classifier': {
-    'method': {'name': STRING, 'num_features': integer(1)},
+    'method': {'name': STRING, 'num_features': integer(1), 'max_shift': integer(0)},
     'trunk': CODER,
   },
   'diffusion': {

@@ -26,7 +26,7 @@ class Tools(NamedTuple):
   """What the stages share; each function in it is compiled at most once in a run.
 
   scores(variables, key, split): the bound's terms of each example, or where the method has no
-    likelihood those of its loss.
+    likelihood its scores, or the terms of its loss.
   statistics, sampler: None where the method has none.
   """
 
@@ -183,7 +183,7 @@ def _make_tools(
     config,
     folder,
     devices,
-    scores=over_split(method.log_likelihood_bound or test_loss),
+    scores=over_split(method.log_likelihood_bound or method.scores or test_loss),
     statistics=over_split(method.statistics) if method.fit else None,
     sampler=method.sample
     and samples.make_sampler(method.sample, config['sampling']['batch_size'], devices),

@@ -67,7 +67,9 @@ class Method(NamedTuple):
   init(key, batch) -> Variables
   loss(variables, keys [B], batch, step) -> {'loss': [B], named terms: [B]}
     the total to minimise under 'loss'; `step` is the global step, for schedules.
-  units: {term of loss: its unit}, of those that are not in nats.
+  scores(variables, keys [B], batch) -> {name: [B]}
+    what is reported of a split where there is no likelihood; None: the terms of the loss.
+  units: {term of loss or scores: its unit}, of those that are not in nats.
   update_carry(carry, terms) -> carry
     called after each step with the terms of the whole global batch, in the order of Batch.index.
   statistics(variables, keys [B], batch) -> pytree of [B, ...]
@@ -88,6 +90,7 @@ class Method(NamedTuple):
 
   init: Callable[..., Variables]
   loss: Callable[..., dict[str, jax.Array]]
+  scores: Callable[..., dict[str, jax.Array]] | None = None
   units: Mapping[str, str] = MappingProxyType({})
   update_carry: Callable[..., Any] | None = None
   statistics: Callable[..., Any] | None = None

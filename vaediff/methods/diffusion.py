@@ -321,9 +321,7 @@ def diffusion(
     return {name: term.T for name, term in terms.items()}
 
   def fit(statistics):
-    return {
-      'x_0_error': reverse_process.mean_error(T, statistics['t'], statistics['x_0_error'])
-    }
+    return {'x_0_error': reverse_process.mean_error(T, statistics['t'], statistics['x_0_error'])}
 
   def draw(variables: Variables, keys, label, trajectory: bool):
     denoise = make_denoiser(variables.params, label, guidance=guidance)
