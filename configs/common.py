@@ -135,7 +135,7 @@ def _base(dataset: str) -> ConfigDict:
         'clip_norm': 0.0,
       },
       'evaluation': {'split': 'test', 'batch_size': 512, 'every': 2_000},
-      'sampling': {'num_samples': 64, 'batch_size': 64},
+      'sampling': {'num_samples': 64, 'batch_size': 64, 'trajectory': False},
       'fit': {'num_examples': 0},
       'quality': {'classifier': '', 'num_samples': 1000},
     }

@@ -148,7 +148,7 @@ COMMON = {
     'clip_norm': number(0),
   },
   'evaluation': EVALUATION,
-  'sampling': {'num_samples': integer(1), 'batch_size': integer(1)},
+  'sampling': {'num_samples': integer(1), 'batch_size': integer(1), 'trajectory': BOOLEAN},
   # num_examples = 0: all of the training split.
   'fit': {'num_examples': integer(0)},
   # classifier: the workdir of a finished one; '': the quality of samples is not measured.

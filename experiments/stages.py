@@ -1,42 +1,23 @@
 """The stages of a run: train, evaluate, sample. Each reads and writes the run's workdir."""
 
 import os
-from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 import jax
 import numpy as np
 
-from experiments import schema, workdir
-from experiments.build import Experiment, build
-from vaediff import data, parallel, reporting, training
+from experiments import measures, schema, workdir
+from experiments.build import build
+from experiments.tools import TRAIN, Tools
+from vaediff import parallel, reporting, training
 from vaediff.checkpoints import Checkpoints
 from vaediff.errors import InputError
-from vaediff.evaluation import likelihood, samples
-from vaediff.evaluation.split import make_map
-from vaediff.methods.base import Batch, Variables
+from vaediff.likelihoods import quantize
+from vaediff.methods.base import Variables
 
-# Streams of random numbers, folded into the key of the seed.
-INIT, TRAIN, EVALUATE, SAMPLE, FIT = range(5)
 NUM_PREVIEW_SAMPLES = 16
-
-
-class Tools(NamedTuple):
-  """What the stages share; each function in it is compiled at most once in a run.
-
-  scores(variables, key, split): the bound's terms of each example, or where the method has no
-    likelihood its scores, or the terms of its loss.
-  statistics, sampler: None where the method has none.
-  """
-
-  experiment: Experiment
-  config: dict
-  folder: Path
-  devices: Sequence[jax.Device]
-  scores: Callable
-  statistics: Callable | None
-  sampler: Callable | None
+# Frames of an animated chain, and how long each is shown.
+NUM_FRAMES, FRAME_MILLISECONDS = 60, 60
 
 
 def run(config: dict, folder: Path, mode: str) -> None:
@@ -52,8 +33,8 @@ def run(config: dict, folder: Path, mode: str) -> None:
   if mode == 'train' and workdir.is_finished(folder, config, files):
     print(f'{folder} is finished: see {" and ".join(files)} there')
     return
-  tools = _make_tools(experiment, config, folder, devices)
-  state = _initial_state(tools)
+  tools = Tools(experiment, config, folder, devices)
+  state = tools.initial_state()
   # From here on the folder is written to; whatever is wrong with the config has shown before.
   workdir.claim(folder, config)
   with Checkpoints(folder / 'checkpoints') as checkpoints:
@@ -64,11 +45,11 @@ def run(config: dict, folder: Path, mode: str) -> None:
     if mode == 'train':
       train(tools, checkpoints, state, step)
     elif mode == 'evaluate':
-      evaluate(tools, final_variables(tools, state), step)
-    elif tools.sampler is None:
+      evaluate(tools, tools.final_variables(state), step)
+    elif tools.method.sample is None:
       raise InputError(f'method.name is {config["method"]["name"]}, which generates nothing')
     else:
-      sample(tools, final_variables(tools, state))
+      sample(tools, tools.final_variables(state))
 
 
 def train(
@@ -78,7 +59,7 @@ def train(
   config, training_config = tools.config, tools.config['training']
   num_steps, batch_size = training_config['num_steps'], training_config['batch_size']
   dispatch = training.make_dispatch(
-    tools.experiment.method,
+    tools.method,
     tools.experiment.optimizer,
     tools.experiment.observe,
     batch_size,
@@ -88,7 +69,7 @@ def train(
   dispatches = training.loop(
     dispatch,
     state,
-    _key(config, TRAIN),
+    tools.key(TRAIN),
     tools.experiment.dataset.train,
     first_step=first_step,
     num_steps=num_steps,
@@ -108,38 +89,36 @@ def train(
       while len(unread) > (not (is_evaluated or is_saved)):
         _report_dispatch(reporter, *unread.pop(0))
       if is_evaluated and not is_last:
-        variables = final_variables(tools, state)
-        _report_metrics(tools, reporter, step, _scores(tools, variables))
-        if tools.sampler is not None:
-          _report_samples(tools, reporter, step, _draw(tools, variables, NUM_PREVIEW_SAMPLES))
-        reporter.restart_clock()
+        variables = tools.final_variables(state)
+        _report_metrics(tools, reporter, step, measures.scores(tools, variables))
+        if tools.method.sample is not None:
+          _report_samples(tools, reporter, step, tools.draw(variables, NUM_PREVIEW_SAMPLES))
+        reporter.stop_clock()
       if is_saved:
         checkpoints.save(step, state)
-    variables = final_variables(tools, state)
+    reporter.write_cost(num_steps)
+    variables = tools.final_variables(state)
     _report_metrics(tools, reporter, num_steps, evaluate(tools, variables, num_steps))
-    if tools.sampler is not None:
+    if tools.method.sample is not None:
       _report_samples(tools, reporter, num_steps, sample(tools, variables))
 
 
-def final_variables(tools: Tools, state: training.TrainState) -> Variables:
-  """The variables to evaluate and to sample with: averaged, and fitted where there is a fit."""
-  variables = training.averaged(state)
-  if tools.statistics is None:
-    return variables
-  split, num = tools.experiment.dataset.train, tools.config['fit']['num_examples']
-  if 0 < num < len(split.x):
-    # Spread over the split, which may be sorted.
-    index = np.arange(num) * len(split.x) // num
-    split = data.Split(split.name, split.x[index], split.label[index])
-  statistics = tools.statistics(variables, _key(tools.config, FIT), split)
-  fitted = tools.experiment.method.fit(statistics)
-  return variables._replace(fitted=parallel.replicate(fitted, tools.devices))
-
-
-def evaluate(tools: Tools, variables, step: int) -> dict[str, dict]:
+def evaluate(tools: Tools, variables: Variables, step: int) -> dict[str, dict]:
   """Evaluates the whole split; writes results.json, prints its metrics and returns them."""
-  config, split = tools.config, tools.experiment.dataset.evaluation
-  metrics = _scores(tools, variables)
+  config, split, folder = tools.config, tools.experiment.dataset.evaluation, tools.folder
+  metrics = measures.code_metrics(tools, variables) | measures.scores(tools, variables)
+  cost = reporting.read_cost(folder) | {
+    'num_params': sum(leaf[0].size for leaf in jax.tree.leaves(variables.params))
+  }
+  if config['evaluation'].get('time_terms'):
+    table = measures.time_terms(tools, variables)
+    reporting.write_json(folder / 'time_terms.json', table)
+  if config['quality']['classifier'] and tools.method.sample is not None:
+    measured, drift = measures.sample_quality(tools, variables)
+    metrics |= measured
+    cost['seconds_per_1000_samples'] = tools.sampling_seconds(variables)
+    if drift is not None:
+      reporting.write_json(folder / 'drift.json', drift)
   results = {
     'method': config['method']['name'],
     'dataset': config['data']['name'],
@@ -147,54 +126,51 @@ def evaluate(tools: Tools, variables, step: int) -> dict[str, dict]:
     'step': step,
     'num_examples': len(split.x),
     'metrics': metrics,
-    'protocol': tools.experiment.protocol,
+    'protocol': tools.experiment.protocol | {'quality': config['quality']},
+    'cost': cost,
     'provenance': workdir.provenance(config),
   }
-  reporting.write_json(tools.folder / 'results.json', results)
+  reporting.write_json(folder / 'results.json', results)
   for name, metric in metrics.items():
-    print(f'{name:16} {metric["value"]:10.4f} +- {metric["stderr"]:.4f} {metric["unit"]}')
+    print(f'{name:26} {metric["value"]:10.4f} +- {metric["stderr"]:.4f} {metric["unit"]}')
   return metrics
 
 
-def sample(tools: Tools, variables) -> np.ndarray:
+def sample(tools: Tools, variables: Variables) -> np.ndarray:
   """Draws samples; writes samples.npz and samples.png and returns them."""
-  x = _draw(tools, variables, tools.config['sampling']['num_samples'])
-  with reporting.replacing(tools.folder / 'samples.npz') as path, path.open('wb') as file:
-    np.savez_compressed(file, samples=x)
-  path = tools.folder / 'samples.png'
+  config, folder = tools.config['sampling'], tools.folder
+  x = tools.draw(variables, config['num_samples'])
+  _write_arrays(folder / 'samples.npz', samples=x)
+  path = folder / 'samples.png'
   reporting.write_picture(path, reporting.grid(x, tools.experiment.num_levels))
   print(f'{len(x)} samples: {path}')
+  if config['trajectory']:
+    if tools.method.trajectory is None:
+      raise InputError(
+        f'sampling.trajectory is True, and {tools.config["method"]["name"]} has no trajectory: '
+        'samples come in one step'
+      )
+    _write_chains(tools, variables)
   return x
 
 
-def _make_tools(
-  experiment: Experiment, config: dict, folder: Path, devices: Sequence[jax.Device]
-) -> Tools:
-  method = experiment.method
-
-  def over_split(f: Callable) -> Callable:
-    return make_map(f, experiment.observe, config['evaluation']['batch_size'], devices)
-
-  def test_loss(variables, keys, batch: Batch):
-    return method.loss(variables, keys, batch, config['training']['num_steps'])
-
-  return Tools(
-    experiment,
-    config,
-    folder,
-    devices,
-    scores=over_split(method.log_likelihood_bound or method.scores or test_loss),
-    statistics=over_split(method.statistics) if method.fit else None,
-    sampler=method.sample
-    and samples.make_sampler(method.sample, config['sampling']['batch_size'], devices),
-  )
+def _write_chains(tools: Tools, variables: Variables) -> None:
+  """Writes the chains behind the samples: trajectory.npz, whole, and trajectory.gif."""
+  chains = tools.draw_chains(variables, tools.config['sampling']['num_samples'])
+  _write_arrays(tools.folder / 'trajectory.npz', **chains)
+  num_states = chains['x'].shape[1]
+  shown = np.unique(np.linspace(0, num_states - 1, NUM_FRAMES).round().astype(int))
+  frames = [
+    reporting.grid(np.asarray(quantize(chains['x'][:, i], 256)), num_levels=256) for i in shown
+  ]
+  path = tools.folder / 'trajectory.gif'
+  reporting.write_animation(path, frames, FRAME_MILLISECONDS)
+  print(f'{len(frames)} of {num_states} states: {path}')
 
 
-def _initial_state(tools: Tools) -> training.TrainState:
-  train_split = tools.experiment.dataset.train
-  batch = Batch(train_split.x[:1], train_split.label[:1], np.zeros(1, np.int32))
-  key = _key(tools.config, INIT)
-  return training.init(key, tools.experiment.method, tools.experiment.optimizer, batch)
+def _write_arrays(path: Path, **arrays: np.ndarray) -> None:
+  with reporting.replacing(path) as temporary, temporary.open('wb') as file:
+    np.savez_compressed(file, **arrays)
 
 
 def _report_dispatch(reporter: reporting.Reporter, step: int, metrics) -> None:
@@ -212,21 +188,6 @@ def _report_dispatch(reporter: reporting.Reporter, step: int, metrics) -> None:
   reporter.progress(step, means['loss'])
 
 
-def _scores(tools: Tools, variables) -> dict[str, dict]:
-  """The bound, or the loss, on the whole evaluation split: {name: {'value', 'stderr', 'unit'}}."""
-  method, split = tools.experiment.method, tools.experiment.dataset.evaluation
-  terms = tools.scores(variables, _key(tools.config, EVALUATE), split)
-  if method.log_likelihood_bound is not None:
-    return likelihood.summarize_bound(terms, split.x[0].size)
-  return likelihood.summarize(terms, method.units)
-
-
-def _draw(tools: Tools, variables, num: int) -> np.ndarray:
-  """`num` samples, of the classes in turn where the method knows them."""
-  label = np.arange(num, dtype=np.int32) % tools.experiment.dataset.num_classes
-  return tools.sampler(variables, _key(tools.config, SAMPLE), label)
-
-
 def _report_metrics(tools: Tools, reporter: reporting.Reporter, step: int, metrics) -> None:
   name = tools.experiment.dataset.evaluation.name
   reporter.metrics(step, name, {name: metric['value'] for name, metric in metrics.items()})
@@ -235,10 +196,6 @@ def _report_metrics(tools: Tools, reporter: reporting.Reporter, step: int, metri
 def _report_samples(tools: Tools, reporter: reporting.Reporter, step: int, x) -> None:
   pixels = reporting.grid(x[:NUM_PREVIEW_SAMPLES], tools.experiment.num_levels)
   reporter.picture(step, 'samples', pixels)
-
-
-def _key(config: dict, stream: int) -> jax.Array:
-  return jax.random.fold_in(jax.random.key(config['seed']), stream)
 
 
 def _enable_compilation_cache() -> None:

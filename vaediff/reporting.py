@@ -3,6 +3,7 @@
 import contextlib
 import json
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -23,28 +24,39 @@ class Reporter:
     self._file, self._written = _open_after(workdir / 'metrics.jsonl', first_step)
     self._tensorboard = SummaryWriter(str(workdir / 'tensorboard'), purge_step=first_step + 1)
     self._bar = tqdm(initial=first_step, total=num_steps, unit='step', dynamic_ncols=True)
-    self._first = None
+    self._cost_path = workdir / 'cost.json'
+    self._last = None
+    self._timed_steps, self._timed_seconds = 0, 0.0
 
   def progress(self, step: int, loss: float) -> None:
     """Moves the bar to `step`, with the loss and the examples per second.
 
-    The speed is the mean since the first call after the start or `restart_clock`: neither compiling
-    nor evaluation count.
+    The speed is the mean since the start, less what comes before the first call after the start or
+    after `stop_clock`: neither compiling nor evaluation count.
     """
     now = time.monotonic()
-    self._first = self._first or (step, now)
-    first_step, first_time = self._first
+    if self._last is not None:
+      last_step, last_time = self._last
+      self._timed_steps += step - last_step
+      self._timed_seconds += now - last_time
+    self._last = step, now
     text = f'loss {loss:.4g}'
-    if step > first_step:
-      rate = (step - first_step) * self._batch_size / (now - first_time)
+    if self._timed_steps:
+      rate = self._timed_steps * self._batch_size / self._timed_seconds
       text += f', {rate:,.0f} examples/s'
       self._tensorboard.add_scalar('speed/examples_per_second', rate, step)
     self._bar.set_postfix_str(text, refresh=False)
     self._bar.update(step - self._bar.n)
 
-  def restart_clock(self) -> None:
-    """Forgets the time spent so far, which was not training."""
-    self._first = None
+  def stop_clock(self) -> None:
+    """What follows, up to the next call of `progress`, is not training."""
+    self._last = None
+
+  def write_cost(self, num_steps: int) -> None:
+    """Writes cost.json: the seconds that num_steps take at the speed of this start."""
+    if self._timed_steps:
+      seconds = num_steps * self._timed_seconds / self._timed_steps
+      write_json(self._cost_path, {'training_seconds': seconds})
 
   def metrics(self, step: int, split: str, values: dict[str, float]) -> None:
     """One line of metrics.jsonl, unless it is there already; the values to TensorBoard."""
@@ -66,6 +78,12 @@ class Reporter:
     self._bar.close()
     self._tensorboard.close()
     self._file.close()
+
+
+def read_cost(workdir: Path) -> dict[str, float]:
+  """What `Reporter.write_cost` has written; {} where it has not."""
+  path = workdir / 'cost.json'
+  return json.loads(path.read_text()) if path.exists() else {}
 
 
 def grid(x: np.ndarray, num_levels: int, num_columns: int | None = None) -> np.ndarray:
@@ -91,6 +109,21 @@ def write_picture(path: Path, pixels: np.ndarray) -> None:
   """Writes pixels [H, W, 3] uint8 as a PNG, whole or not at all."""
   with replacing(path) as temporary:
     Image.fromarray(pixels).save(temporary, format='PNG')
+
+
+def write_animation(path: Path, frames: Sequence[np.ndarray], milliseconds: int) -> None:
+  """Writes frames [H, W, 3] uint8 as a GIF that repeats; the last one stays for a second."""
+  pictures = [Image.fromarray(frame) for frame in frames]
+  durations = [milliseconds] * (len(frames) - 1) + [1000]
+  with replacing(path) as temporary:
+    pictures[0].save(
+      temporary,
+      format='GIF',
+      save_all=True,
+      append_images=pictures[1:],
+      duration=durations,
+      loop=0,
+    )
 
 
 def write_json(path: Path, value) -> None:

@@ -17,7 +17,7 @@ from vaediff.latents import Latent
 
 
 def summarize(latent: Latent, keys, q) -> dict[str, dict]:
-  """All the numbers of a split: {name: {'value', 'stderr', 'unit'}}.
+  """All the numbers of a split that the family has: {name: {'value', 'stderr', 'unit'}}.
 
   'active_units': see `active_units`. 'kl', 'mutual_information', 'marginal_kl': see `split_kl`;
   the first is the sum of the others. 'mutual_information_upper': the smaller of the two upper
@@ -27,22 +27,28 @@ def summarize(latent: Latent, keys, q) -> dict[str, dict]:
   examples, and ValueError for too few examples (see `moment_kl`).
   """
   z = latent.sample(keys, q)
+  estimates = {
+    'active_units': (active_units(latent, q), 'units'),
+    'moment_kl': (moment_kl(q, z), 'nats'),
+  }
+  if latent.kl is not None:
+    estimates |= {name: (value, 'nats') for name, value in _information(latent, q, z).items()}
+  return {
+    name: {'value': float(value), 'stderr': float(stderr), 'unit': unit}
+    for name, ((value, stderr), unit) in estimates.items()
+  }
+
+
+def _information(latent: Latent, q, z) -> dict[str, tuple]:
+  """The split of the KL, and the better of the two upper bounds on the information."""
   terms = split_kl(latent, q, z)
   for name in ('kl', 'mutual_information'):
     if not np.all(np.isfinite(terms[name])):
       wrong = np.flatnonzero(~np.isfinite(terms[name]))
       raise FloatingPointError(f'{name} is not finite for examples {wrong[:10]}')
   upper = min(terms.pop('mutual_information_left_out'), terms['kl'], key=np.mean)
-  estimates = {
-    'active_units': (active_units(latent, q), 'units'),
-    **{name: (_mean(term), 'nats') for name, term in terms.items()},
-    'mutual_information_upper': (_mean(upper), 'nats'),
-    'moment_kl': (moment_kl(q, z), 'nats'),
-  }
-  return {
-    name: {'value': float(value), 'stderr': float(stderr), 'unit': unit}
-    for name, ((value, stderr), unit) in estimates.items()
-  }
+  means = {name: _mean(term) for name, term in terms.items()}
+  return means | {'mutual_information_upper': _mean(upper)}
 
 
 def unit_variances(latent: Latent, q) -> tuple[np.ndarray, np.ndarray]:

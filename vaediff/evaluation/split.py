@@ -12,14 +12,14 @@ from vaediff.methods.base import Batch
 def make_map(
   f: Callable, observe: Callable, batch_size: int, devices: Sequence[jax.Device]
 ) -> Callable:
-  """f(variables, keys [B], batch) -> {name: [B, ...]} over a split, compiled once.
+  """f(variables, keys [B], batch) -> tree of [B, ...] over a split, compiled once.
 
   observe: see `training.make_dispatch`. batch_size: a multiple of the number of devices; the last
   batch is padded, and what comes of the padding is dropped.
 
-  Returns map(replicated variables, key, split) -> {name: [N, ...]}, NumPy, in the order of the
+  Returns map(replicated variables, key, split) -> tree of [N, ...], NumPy, in the order of the
   split. The key of an example is folded from its index: the values depend neither on batch_size nor
-  on the devices. Raises FloatingPointError where a value is not finite, naming the examples.
+  on the devices. Raises FloatingPointError where a value is NaN or +inf, naming the examples.
   """
 
   def observed(variables, key, x, label, index):
@@ -28,17 +28,18 @@ def make_map(
 
   compiled = parallel.pmap(observed, devices, in_axes=(0, None, 0, 0, 0))
 
-  def over_split(variables, key, split: data.Split) -> dict[str, np.ndarray]:
+  def over_split(variables, key, split: data.Split):
     parts = []
     for index, valid in data.padded_batches(len(split.x), batch_size):
       batch = parallel.shard((split.x[index], split.label[index], index.astype(np.int32)), devices)
       terms = parallel.unshard(compiled(variables, key, *batch))
-      parts.append({name: term[valid] for name, term in terms.items()})
-    terms = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-    for name, term in terms.items():
-      is_finite = np.isfinite(term.reshape(len(term), -1)).all(axis=1)
-      if not is_finite.all():
-        wrong = np.flatnonzero(~is_finite)[:10]
+      parts.append(jax.tree.map(lambda term, valid=valid: term[valid], terms))
+    terms = jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts)
+    for path, term in jax.tree.leaves_with_path(terms):
+      # The log-variance of a point is -inf.
+      is_wrong = (np.isnan(term) | np.isposinf(term)).reshape(len(term), -1).any(axis=1)
+      if is_wrong.any():
+        name, wrong = jax.tree_util.keystr(path, simple=True), np.flatnonzero(is_wrong)[:10]
         raise FloatingPointError(f'{name} is not finite for {split.name} examples {wrong}')
     return terms
 

@@ -1,0 +1,157 @@
+"""What `evaluate` measures: likelihood, codes, the quality of samples, the chain level by level."""
+
+import json
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from experiments import schema
+from experiments.build import build
+from experiments.tools import EVALUATE, SAMPLE, Tools
+from vaediff import data, forward_process, gaussian, likelihoods, parallel, training
+from vaediff.checkpoints import Checkpoints
+from vaediff.errors import InputError
+from vaediff.evaluation import codes, likelihood, quality
+from vaediff.methods.base import Variables
+
+# Levels of a chain at which its drift is measured, from noise to data.
+NUM_DRIFT_LEVELS = 11
+
+
+def scores(tools: Tools, variables: Variables) -> dict[str, dict]:
+  """The bound, or what the method has in its place: {name: {'value', 'stderr', 'unit'}}."""
+  split = tools.experiment.dataset.evaluation
+  terms = tools.scores(variables, tools.key(EVALUATE), split)
+  if tools.method.log_likelihood_bound is not None:
+    return likelihood.summarize_bound(terms, split.x[0].size)
+  return likelihood.summarize(terms, tools.method.units)
+
+
+def code_metrics(tools: Tools, variables: Variables) -> dict[str, dict]:
+  """Active units, information and the like, of the codes of the evaluation split."""
+  code, split = tools.method.code, tools.experiment.dataset.evaluation
+  if code is None:
+    return {}
+  posterior = tools.over_split(lambda variables, keys, batch: code.posterior(variables, batch.x))
+  q = posterior(variables, tools.key(EVALUATE), split)
+  keys = jax.random.split(tools.key(SAMPLE), len(split.x))
+  return codes.summarize(code.latent, keys, q)
+
+
+def time_terms(tools: Tools, variables: Variables) -> dict[str, list]:
+  """What each level t of a chain contributes, for time_terms.json.
+
+  {'t': [T'], 'log_snr': [T'], name: {'value': [T'], 'stderr': [T']}}, for the T' levels that were
+  drawn, each a mean over the examples that had it, with its standard error.
+  """
+  split = tools.experiment.dataset.evaluation
+  terms = tools.over_split(tools.method.time_terms)(variables, tools.key(EVALUATE), split)
+  t = terms.pop('t').reshape(-1)
+  levels = np.unique(t)
+  table = {'t': levels.tolist()}
+  for name, term in terms.items():
+    of_level = [term.reshape(-1)[t == level] for level in levels]
+    table[name] = {
+      'value': [float(np.mean(values, dtype=np.float64)) for values in of_level],
+      'stderr': [likelihood.standard_error(values) for values in of_level],
+    }
+  return table
+
+
+def sample_quality(tools: Tools, variables: Variables) -> tuple[dict[str, dict], dict | None]:
+  """The quality of samples in the features of a classifier, and the drift of the chain.
+
+  The metrics, and for methods with a chain the content of drift.json, else None.
+  """
+  settings, dataset = tools.config['quality'], tools.experiment.dataset
+  describe = _load_classifier(Path(settings['classifier']), tools)
+  observe = tools.over_split(lambda variables, keys, batch: batch.x)
+  train, held_out = (
+    observe(variables, tools.key(EVALUATE), split) for split in (dataset.train, dataset.evaluation)
+  )
+  drift, num = None, settings['num_samples']
+  if tools.method.trajectory is None:
+    fake = tools.draw(variables, num)
+  else:
+    chains = tools.draw_chains(variables, num)
+    fake = likelihoods.quantize(chains['x'][:, -1], tools.experiment.num_levels)
+    drift = _drift(chains, likelihoods.center(train, tools.experiment.num_levels))
+  real_described, fake_described = describe(train), describe(np.asarray(fake))
+  metrics = quality.sample_quality(
+    real_pictures=train,
+    real_features=real_described['features'],
+    real_labels=dataset.train.label,
+    held_out_pictures=held_out,
+    fake_pictures=np.asarray(fake),
+    fake_features=fake_described['features'],
+    fake_log_probs=fake_described['log_probs'],
+  )
+  return metrics, drift
+
+
+def _drift(chains: dict[str, np.ndarray], x_0) -> dict:
+  """`quality.drift` at levels spread over the chain, from noise to data.
+
+  chains: as of `Tools.draw_chains`. x_0: training pictures on [-1, 1], at least as many.
+  """
+  num, num_states = chains['log_snr'].shape
+  index = np.arange(num) * len(x_0) // num
+  table = {'log_snr': []}
+  for level in np.linspace(0, num_states - 1, NUM_DRIFT_LEVELS).round().astype(int):
+    log_snr = chains['log_snr'][0, level]
+    key = jax.random.fold_in(jax.random.key(0), level)
+    x_t = gaussian.sample(key, forward_process.marginal(x_0[index], log_snr))
+    measured = quality.drift(
+      np.asarray(x_t).reshape(num, -1), chains['x'][:, level].reshape(num, -1)
+    )
+    # Clean data have an infinite log-SNR, which JSON does not know.
+    table['log_snr'].append(float(log_snr) if np.isfinite(log_snr) else None)
+    for name, metric in measured.items():
+      column = table.setdefault(name, {'unit': metric['unit'], 'value': [], 'stderr': []})
+      column['value'].append(metric['value'])
+      column['stderr'].append(metric['stderr'])
+  return table
+
+
+def _load_classifier(folder: Path, tools: Tools):
+  """pictures [N, H, W, C] -> {'features': [N, F], 'log_probs': [N, C]}, by a finished classifier.
+
+  Raises InputError where the folder holds none for these data.
+  """
+  remedy = 'quality.classifier names the workdir of a finished classifier of the same data'
+  try:
+    config = json.loads((folder / 'config.json').read_text())
+  except (OSError, ValueError) as error:
+    raise InputError(f'{folder / "config.json"} cannot be read ({error}); {remedy}') from error
+  # Tuples come back from JSON as lists.
+  config = jax.tree.map(
+    lambda leaf: tuple(leaf) if isinstance(leaf, list) else leaf,
+    config,
+    is_leaf=lambda node: isinstance(node, list),
+  )
+  schema.check(config)
+  config['data']['data_dir'] = tools.config['data']['data_dir']
+  if config['method']['name'] != 'classifier' or config['data'] != tools.config['data']:
+    raise InputError(
+      f'{folder} holds a {config["method"]["name"]} of {config["data"]}; {remedy}, '
+      f'{tools.config["data"]}'
+    )
+  config['evaluation']['batch_size'] = tools.config['evaluation']['batch_size']
+  classifier = Tools(build(config), config, folder, tools.devices)
+  with Checkpoints(folder / 'checkpoints') as checkpoints:
+    step = checkpoints.latest_step()
+    if step != config['training']['num_steps']:
+      raise InputError(f'{folder} has no checkpoint of its last step; {remedy}')
+    state = checkpoints.restore(step, classifier.initial_state())
+  variables = parallel.replicate(training.averaged(state), tools.devices)
+  # Pictures come observed already: they are described as they are.
+  statistics = Tools(
+    classifier.experiment._replace(observe=lambda keys, x: x), config, folder, tools.devices
+  ).statistics
+
+  def describe(pictures: np.ndarray):
+    split = data.Split('described', pictures, np.full(len(pictures), -1, np.int32))
+    return statistics(variables, tools.key(EVALUATE), split)
+
+  return describe
