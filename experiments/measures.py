@@ -1,6 +1,7 @@
 """What `evaluate` measures: likelihood, codes, the quality of samples, the chain level by level."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import jax
@@ -65,7 +66,7 @@ def sample_quality(tools: Tools, variables: Variables) -> tuple[dict[str, dict],
   The metrics, and for methods with a chain the content of drift.json, else None.
   """
   settings, dataset = tools.config['quality'], tools.experiment.dataset
-  describe = _load_classifier(Path(settings['classifier']), tools)
+  describe = _load_classifier(tools)
   observe = tools.over_split(lambda variables, keys, batch: batch.x)
   train, held_out = (
     observe(variables, tools.key(EVALUATE), split) for split in (dataset.train, dataset.evaluation)
@@ -114,44 +115,56 @@ def _drift(chains: dict[str, np.ndarray], x_0) -> dict:
   return table
 
 
-def _load_classifier(folder: Path, tools: Tools):
-  """pictures [N, H, W, C] -> {'features': [N, F], 'log_probs': [N, C]}, by a finished classifier.
+def check_classifier(config: dict) -> None:
+  """Raises InputError where quality.classifier holds no finished classifier of these data."""
+  if config['quality']['classifier']:
+    _classifier_config(config)
 
-  Raises InputError where the folder holds none for these data.
-  """
+
+def _classifier_config(config: dict) -> dict:
+  """The config of the classifier that a config names."""
+  folder = Path(config['quality']['classifier'])
   remedy = 'quality.classifier names the workdir of a finished classifier of the same data'
   try:
-    config = json.loads((folder / 'config.json').read_text())
+    found = json.loads((folder / 'config.json').read_text(), object_hook=_with_tuples)
   except (OSError, ValueError) as error:
     raise InputError(f'{folder / "config.json"} cannot be read ({error}); {remedy}') from error
-  # Tuples come back from JSON as lists.
-  config = jax.tree.map(
-    lambda leaf: tuple(leaf) if isinstance(leaf, list) else leaf,
-    config,
-    is_leaf=lambda node: isinstance(node, list),
-  )
-  schema.check(config)
-  config['data']['data_dir'] = tools.config['data']['data_dir']
-  if config['method']['name'] != 'classifier' or config['data'] != tools.config['data']:
-    raise InputError(
-      f'{folder} holds a {config["method"]["name"]} of {config["data"]}; {remedy}, '
-      f'{tools.config["data"]}'
-    )
-  config['evaluation']['batch_size'] = tools.config['evaluation']['batch_size']
-  classifier = Tools(build(config), config, folder, tools.devices)
+  try:
+    schema.check(found)
+  except InputError as error:
+    raise InputError(f'{folder / "config.json"}: {error}; {remedy}') from error
+  kinds = [
+    {'method': section['method']['name']} | section['data'] | {'data_dir': ''}
+    for section in (found, config)
+  ]
+  kinds[1]['method'] = 'classifier'
+  if kinds[0] != kinds[1]:
+    raise InputError(f'{folder} holds {kinds[0]}, and this run asks for {kinds[1]}; {remedy}')
   with Checkpoints(folder / 'checkpoints') as checkpoints:
-    step = checkpoints.latest_step()
-    if step != config['training']['num_steps']:
+    if checkpoints.latest_step() != found['training']['num_steps']:
       raise InputError(f'{folder} has no checkpoint of its last step; {remedy}')
-    state = checkpoints.restore(step, classifier.initial_state())
-  variables = parallel.replicate(training.averaged(state), tools.devices)
+  found['data'] = config['data']
+  found['evaluation']['batch_size'] = config['evaluation']['batch_size']
+  return found
+
+
+def _load_classifier(tools: Tools) -> Callable:
+  """pictures [N, H, W, C] -> {'features': [N, F], 'log_probs': [N, C]}."""
+  config, folder = _classifier_config(tools.config), Path(tools.config['quality']['classifier'])
   # Pictures come observed already: they are described as they are.
-  statistics = Tools(
-    classifier.experiment._replace(observe=lambda keys, x: x), config, folder, tools.devices
-  ).statistics
+  experiment = build(config)._replace(observe=lambda keys, x: x)
+  classifier = Tools(experiment, config, folder, tools.devices)
+  with Checkpoints(folder / 'checkpoints') as checkpoints:
+    state = checkpoints.restore(config['training']['num_steps'], classifier.initial_state())
+  variables = parallel.replicate(training.averaged(state), tools.devices)
 
   def describe(pictures: np.ndarray):
     split = data.Split('described', pictures, np.full(len(pictures), -1, np.int32))
-    return statistics(variables, tools.key(EVALUATE), split)
+    return classifier.statistics(variables, tools.key(EVALUATE), split)
 
   return describe
+
+
+def _with_tuples(section: dict) -> dict:
+  """A section of a config as JSON gives it back, with tuples for lists."""
+  return {k: tuple(v) if isinstance(v, list) else v for k, v in section.items()}

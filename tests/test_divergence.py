@@ -81,7 +81,7 @@ def estimate(n, control_variate, seed=0):
 
 @pytest.mark.parametrize('control_variate', [False, True])
 def test_monte_carlo_kl_is_the_closed_form(control_variate):
-  """To 15% (5 standard errors): 100,000 draws. The spread of 200 estimates is their standard error, to 30%."""
+  """Within 15%, 5 standard errors of 100,000 draws; the spread of 200 estimates within 30%."""
   value, stderr = estimate(100_000, control_variate)
   exact = gaussian.kl(Q, P)
   assert value.shape == stderr.shape == (2,)
