@@ -145,14 +145,26 @@ def _base(dataset: str) -> ConfigDict:
 def _make_tiny(config: ConfigDict) -> None:
   config.training.update(num_steps=20, batch_size=32, steps_per_dispatch=10, checkpoint_every=10)
   config.optimizer.warmup_steps = 5
-  config.evaluation.update(batch_size=104, every=10)
+  config.evaluation.update(batch_size=104, every=config.evaluation.every and 10)
   config.sampling.update(num_samples=16, batch_size=16)
   config.fit.num_examples = 64
-  if config.method.name == 'classifier':
-    config.trunk.widths = (8,)
-  if config.method.name in ('diffusion', 'denoising_chain'):
+  for section in ('encoder', 'decoder', 'trunk', 'denoiser'):
+    _make_network_tiny(config.get(section, ConfigDict()))
+  if 'schedule' in config:
     config.schedule.T = 20
-    config.denoiser.widths = (8, 16)
-    config.denoiser.num_blocks = 1
-  if config.method.name == 'diffusion':
+  if 'num_draws' in config.evaluation:
+    config.evaluation.update(num_draws=min(config.evaluation.num_draws, 7), num_temperatures=10)
+  if 'num_times' in config.evaluation:
     config.evaluation.num_times = 4
+  if config.get('sampler', {}).get('num_steps'):
+    config.sampler.num_steps = 5
+
+
+def _make_network_tiny(network: ConfigDict) -> None:
+  if network.get('name') == 'transformer':
+    network.update(width=16, num_blocks=1, num_heads=2)
+  elif 'widths' in network:
+    tiny = (8, 16, 16)[: len(network.widths)]
+    network.update(widths=tiny if network.widths[0] <= network.widths[-1] else tiny[::-1])
+  if 'num_blocks' in network:
+    network.num_blocks = 1

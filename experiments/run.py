@@ -8,6 +8,7 @@
 says how to mend it; 1 anything else.
 """
 
+import os
 import re
 import sys
 from collections.abc import Sequence
@@ -39,6 +40,7 @@ def main(argv: Sequence[str]) -> int:
     # Imported here, not at the top: a wrong command line is answered before orbax is loaded.
     from experiments import stages
 
+    _enable_compilation_cache()
     stages.run(config, Path(WORKDIR.value), MODE.value)
   except InputError as error:
     print(f'error: {error}', file=sys.stderr)
@@ -101,6 +103,15 @@ def _unknown_override(argv: Sequence[str]) -> str | None:
     if name not in names:
       return f'{name} is not a field of this config{schema.nearest_name(name, names)}'
   return None
+
+
+def _enable_compilation_cache() -> None:
+  """Keeps compiled programs in the user's cache folder, where the environment names no other."""
+  if 'JAX_COMPILATION_CACHE_DIR' not in os.environ:
+    cache = Path(os.environ.get('XDG_CACHE_HOME') or Path.home() / '.cache')
+    import jax
+
+    jax.config.update('jax_compilation_cache_dir', str(cache / 'vaediff' / 'jax'))
 
 
 if __name__ == '__main__':

@@ -1,6 +1,5 @@
 """The stages of a run: train, evaluate, sample. Each reads and writes the run's workdir."""
 
-import os
 from pathlib import Path
 
 import jax
@@ -22,7 +21,6 @@ NUM_FRAMES, FRAME_MILLISECONDS = 60, 60
 
 def run(config: dict, folder: Path, mode: str) -> None:
   """Runs `mode` of the experiment in its workdir; `train` goes on to evaluate and to sample."""
-  _enable_compilation_cache()
   devices = jax.devices()
   for section in ('training', 'evaluation', 'sampling'):
     name = f'{section}.batch_size'
@@ -197,10 +195,3 @@ def _report_metrics(tools: Tools, reporter: reporting.Reporter, step: int, metri
 def _report_samples(tools: Tools, reporter: reporting.Reporter, step: int, x) -> None:
   pixels = reporting.grid(x[:NUM_PREVIEW_SAMPLES], tools.experiment.num_levels)
   reporter.picture(step, 'samples', pixels)
-
-
-def _enable_compilation_cache() -> None:
-  """Keeps compiled programs in the user's cache folder, where the environment names no other."""
-  if 'JAX_COMPILATION_CACHE_DIR' not in os.environ:
-    cache = Path(os.environ.get('XDG_CACHE_HOME') or Path.home() / '.cache')
-    jax.config.update('jax_compilation_cache_dir', str(cache / 'vaediff' / 'jax'))

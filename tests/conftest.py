@@ -15,3 +15,40 @@ os.environ['JAX_PLATFORMS'] = 'cpu'
 def _data_dir(tmp_path_factory):
   """Digits are prepared into a folder of the test run's own, not into the user's."""
   os.environ['TFDS_DATA_DIR'] = str(tmp_path_factory.mktemp('tfds'))
+
+
+@pytest.fixture(scope='session')
+def train():
+  """train(experiment, ...) -> Variables before, Variables after, metrics {name: [num_steps]}.
+
+  The project's own step, all steps in one dispatch on one device. With several seeds, one such
+  triple for each.
+  """
+  import jax
+  import numpy as np
+
+  from vaediff import data, parallel, training
+  from vaediff.methods.base import Batch
+
+  devices = jax.devices()[:1]
+
+  def train(experiment, seeds=(0,), num_steps=10, batch_size=32):
+    method, optimizer, observe = experiment.method, experiment.optimizer, experiment.observe
+    split = experiment.dataset.train
+    batch = Batch(split.x[:2], split.label[:2], np.arange(2, dtype=np.int32))
+    dispatch = training.make_dispatch(method, optimizer, observe, batch_size, 0.9, devices)
+    runs = []
+    for seed in seeds:
+      state = training.init(jax.random.key(seed), method, optimizer, batch)
+      indices = data.indices(seed, 0, num_steps * batch_size, len(split.x)).astype(np.int32)
+      trained, metrics = dispatch(
+        parallel.replicate(state, devices),
+        jax.random.key(seed + 1),
+        *parallel.replicate((split.x, split.label), devices),
+        indices.reshape(1, num_steps, batch_size),
+      )
+      after = parallel.unreplicate(trained).variables
+      runs.append((state.variables, after, parallel.unreplicate(metrics)))
+    return runs if len(seeds) > 1 else runs[0]
+
+  return train
