@@ -1,5 +1,7 @@
 """Noise schedules against their papers' formulas."""
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -52,6 +54,68 @@ def test_linear_log_snr_has_its_ends():
   np.testing.assert_allclose(np.diff(table[1:]), -18.3 / 99)
 
 
+def random_params(schedule, seed):
+  """Parameters away from their initial values, with sigmoids that weigh as much as the line."""
+  rng = np.random.default_rng(seed)
+  params = jax.tree.map(
+    lambda leaf: leaf + jnp.float32(rng.normal(size=leaf.shape)), schedule.init()
+  )
+  return params | {'weights': params['weights'] + 6}
+
+
+@pytest.mark.parametrize('T', [2, 10, 1000, 4000])
+def test_learned_begins_as_linear_but_for_a_hundredth(T):
+  for first, last in ((13.3, -5.0), (7.5, -10.0)):
+    schedule = schedules.learned(T, first, last)
+    assert schedule.T == T
+    table = schedule.table(schedule.init())
+    assert (table.shape, table.dtype, table[0]) == ((T + 1,), jnp.float32, jnp.inf)
+    exact = schedules.linear_log_snr(T, first, last)
+    np.testing.assert_allclose(table[1:], exact[1:], atol=0.01 * (first - last))
+    np.testing.assert_allclose(table[jnp.array([1, T])], [first, last], rtol=1e-5)
+
+
+@pytest.mark.parametrize('seed', range(5))
+def test_learned_falls_between_its_ends_whatever_its_parameters(seed):
+  schedule = schedules.learned(1000)
+  params = random_params(schedule, seed)
+  table = np.asarray(schedule.table(params))
+  assert np.all(np.diff(table) < 0)
+  assert table[1] == params['first']
+  last = params['first'] - np.logaddexp(0, params['range'])
+  np.testing.assert_allclose(table[-1], last, rtol=1e-5)
+  # Its shape is learned as well: it is no line.
+  line = np.linspace(table[1], table[-1], 1000)
+  assert np.max(np.abs(table[1:] - line)) > 0.1
+
+
+def test_learned_is_a_line_and_sigmoids():
+  """Against the formula in float64, at 1, 2, ..., T."""
+  T = 7
+  schedule = schedules.learned(T, num_units=3)
+  params = random_params(schedule, 0)
+  p = {name: np.asarray(value, np.float64) for name, value in params.items()}
+
+  def height(u):
+    units = 1 / (1 + np.exp(-np.logaddexp(0, p['slopes']) * (u - p['centers'])))
+    return np.logaddexp(0, p['line']) * u + np.sum(np.logaddexp(0, p['weights']) * units)
+
+  fall = [(height(t / (T - 1)) - height(0)) / (height(1) - height(0)) for t in range(T)]
+  exact = p['first'] - np.logaddexp(0, p['range']) * np.array(fall)
+  np.testing.assert_allclose(schedule.table(params)[1:], exact, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize('seed', range(3))
+def test_learned_has_finite_gradients_that_change_everything(seed):
+  schedule = schedules.learned(1000)
+  params = random_params(schedule, seed)
+  weight = jax.random.normal(jax.random.key(seed), (1000,))
+  gradient = jax.grad(lambda p: jnp.vdot(weight, schedule.table(p)[1:]))(params)
+  for leaf in jax.tree.leaves(gradient):
+    assert np.all(np.isfinite(leaf))
+    assert np.any(leaf != 0)
+
+
 def test_wrong_arguments_are_refused():
   for schedule in (schedules.linear, schedules.cosine, schedules.linear_log_snr):
     with pytest.raises(ValueError, match='T is 0'):
@@ -60,6 +124,10 @@ def test_wrong_arguments_are_refused():
     schedules.linear(10, beta_last=1.5)
   with pytest.raises(ValueError, match='has to fall'):
     schedules.linear_log_snr(10, first=1.0, last=2.0)
+  with pytest.raises(ValueError, match='T is 1; a learned schedule has at least two steps'):
+    schedules.learned(1)
+  with pytest.raises(ValueError, match='has to fall'):
+    schedules.learned(10, first=1.0, last=1.0)
 
 
 def test_linear_kl_weight_waits_then_rises():

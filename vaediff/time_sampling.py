@@ -88,8 +88,8 @@ def importance(num_levels: int) -> TimeSampler:
     level_keys, place_keys = random.split(keys)
     v = random.uniform(level_keys, keys.shape) * edges[-1]
     level = jnp.minimum(jnp.searchsorted(edges, v, side='right'), num_levels - 1)
-    # Inside the level, half-open at its end whatever the rounding.
-    place = jnp.minimum(random.uniform(place_keys, keys.shape), 0.999)
+    # Away from the ends of the level, so that floor(u T) is the level whatever the rounding.
+    place = jnp.clip(random.uniform(place_keys, keys.shape), 0.001, 0.999)
     return (level + place) / num_levels, 1 / (num_levels * probability[level])
 
   def update(state, u, term):

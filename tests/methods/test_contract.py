@@ -1,5 +1,6 @@
 """One contract for every method: what `methods.base.Method` promises, on tiny networks."""
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -52,28 +53,37 @@ def make_unet_diffusion() -> tuple[Method, int]:
   return diffusion(network, schedules.cosine(10), SHAPE, 17, prediction='v', loss='bound'), 17
 
 
+# Each choice of each method is in one of them.
 METHODS = {
   'autoencoder': make_autoencoder,
-  'autoencoder-mixture': lambda: make_autoencoder(codes='mixture', num_components=2),
-  'autoencoder-refined': lambda: make_autoencoder(codes='normal', refinements=2),
+  'autoencoder-mixture-refined': lambda: make_autoencoder(
+    codes='mixture', num_components=2, refinements=2
+  ),
   'chain-shared': make_chain,
   'chain-separate': lambda: make_chain(networks='separate'),
   'classifier': make_classifier,
-  'vae-importance_weighted': lambda: make_vae(bound='importance_weighted', num_bound_draws=7),
-  'vae-annealed': lambda: make_vae(bound='annealed', num_temperatures=3),
-  'vae-refined': lambda: make_vae(codes='normal', refinements=3, refine_by='sample'),
-  'vae-bernoulli': lambda: make_vae(likelihoods.bernoulli(), sample_pixels=True),
-  'vae-full-iwae': lambda: make_vae(latent=latents.FULL, objective='iwae', num_draws=3),
-  'vae-box-draws': lambda: make_vae(latent=latents.BOX, num_draws=2, free_bits=0.5),
-  'vae-warmup': lambda: make_vae(kl_weight=schedules.linear_kl_weight(2.0, warmup_steps=10)),
-  'diffusion-eps-simple': lambda: make_diffusion(prediction='eps', variance='fixed_small'),
-  'diffusion-x_0-bound': lambda: make_diffusion(prediction='x_0', loss='bound'),
-  'diffusion-v-nearest_level': lambda: make_diffusion(
-    prediction='v', decoder='nearest_level', num_times=3
+  'vae-annealed-warmup': lambda: make_vae(
+    bound='annealed', num_temperatures=3, kl_weight=schedules.linear_kl_weight(2.0, 10)
   ),
-  'diffusion-interpolated-hybrid': lambda: make_diffusion(variance='interpolated', loss='hybrid'),
-  'diffusion-free-antithetic': lambda: make_diffusion(
-    variance='free', loss='bound', times='antithetic'
+  'vae-bernoulli-refined': lambda: make_vae(
+    likelihoods.bernoulli(), sample_pixels=True, codes='normal', refinements=3, refine_by='sample'
+  ),
+  'vae-full-iwae': lambda: make_vae(
+    latent=latents.FULL,
+    objective='iwae',
+    num_draws=3,
+    bound='importance_weighted',
+    num_bound_draws=7,
+  ),
+  'vae-box-draws': lambda: make_vae(latent=latents.BOX, num_draws=2, free_bits=0.5),
+  'diffusion-eps-simple-guided': lambda: make_diffusion(
+    variance='fixed_small', guidance=2.0, label_dropout=0.2, sampler='ddim'
+  ),
+  'diffusion-x_0-hybrid-interpolated': lambda: make_diffusion(
+    prediction='x_0', loss='hybrid', variance='interpolated', sampler='dpm_solver_pp_2m'
+  ),
+  'diffusion-v-bound-free-antithetic': lambda: make_diffusion(
+    prediction='v', loss='bound', variance='free', times='antithetic', decoder='nearest_level'
   ),
   'diffusion-optimal-importance': lambda: make_diffusion(
     variance='optimal', times='importance', num_sampling_steps=4
@@ -84,7 +94,6 @@ METHODS = {
   'diffusion-learned_schedule': lambda: make_diffusion(
     schedules.learned(10), loss='bound', decoder='nearest_level', bound='probability_flow'
   ),
-  'diffusion-guided': lambda: make_diffusion(guidance=2.0, label_dropout=0.2, sampler='ddim'),
   'diffusion-unet': make_unet_diffusion,
 }
 
@@ -92,14 +101,19 @@ METHODS = {
 class Case(NamedTuple):
   """A method with parameters away from their zeros at initialisation, and inputs for it.
 
-  functions: the per-example functions that it has, as f(variables, keys, batch), jitted.
+  functions(variables, keys, batch) -> {name: what the per-example function of that name gives}.
+  run: the same with the gradient of the mean loss beside it, jitted. Compiling takes nearly all of
+    the time, and less for one program than for one of each function.
+  outputs, gradients: what it gives for these inputs.
   """
 
-  method: Method
-  functions: dict
+  functions: Callable
+  run: Callable
   variables: Variables
   keys: jax.Array
   batch: Batch
+  outputs: dict
+  gradients: dict
 
 
 @pytest.fixture(
@@ -119,30 +133,41 @@ def case(request):
   carry = (
     jax.jit(method.init)(jax.random.key(0), batch).carry if jax.tree.leaves(shapes.carry) else ()
   )
-  functions = {
-    'loss': lambda v, k, b: method.loss(v, k, b, jnp.int32(3)),
-    'statistics': method.statistics,
-    'log_likelihood_bound': method.log_likelihood_bound,
-    'time_terms': method.time_terms,
-    'reconstruct': method.reconstruct,
-  }
-  if method.sample is not None:
-    functions['sample'] = lambda v, k, b: method.sample(v, k, b.label)
-  if method.trajectory is not None:
-    functions['trajectory'] = lambda v, k, b: method.trajectory(v, k, b.label)
-  functions = {name: jax.jit(f) for name, f in functions.items() if f is not None}
   keys = jax.random.split(jax.random.key(2), B)
   variables = Variables(params, carry)
   if method.fit is not None:
-    statistics = method.statistics(variables, keys, batch)
+    statistics = jax.jit(method.statistics)(variables, keys, batch)
     variables = variables._replace(fitted=method.fit(jax.tree.map(np.asarray, statistics)))
-  return Case(method, functions, variables, keys, batch)
+  of_batch = {
+    'loss': lambda v, k, b: method.loss(v, k, b, jnp.int32(3)),
+    'scores': method.scores,
+    # Of a diffusion model they are its time terms.
+    'statistics': None if method.statistics is method.time_terms else method.statistics,
+    'log_likelihood_bound': method.log_likelihood_bound,
+    'time_terms': method.time_terms,
+    'reconstruct': method.reconstruct,
+    'sample': method.sample and (lambda v, k, b: method.sample(v, k, b.label)),
+    'trajectory': method.trajectory and (lambda v, k, b: method.trajectory(v, k, b.label)),
+  }
+
+  def functions(variables, keys, batch):
+    return {name: f(variables, keys, batch) for name, f in of_batch.items() if f is not None}
+
+  def run(variables, keys, batch):
+    def mean_loss(params):
+      terms = method.loss(variables._replace(params=params), keys, batch, jnp.int32(3))
+      return jnp.mean(terms['loss'])
+
+    return functions(variables, keys, batch), jax.grad(mean_loss)(variables.params)
+
+  run = jax.jit(run)
+  return Case(functions, run, variables, keys, batch, *run(variables, keys, batch))
 
 
 def test_terms_are_unreduced_float32_and_finite(case):
-  for name, total in (('loss', 'loss'), ('log_likelihood_bound', 'elbo')):
-    if name in case.functions:
-      terms = case.functions[name](case.variables, case.keys, case.batch)
+  for name, total in (('loss', 'loss'), ('scores', 'loss'), ('log_likelihood_bound', 'elbo')):
+    if name in case.outputs:
+      terms = case.outputs[name]
       assert total in terms
       for term in terms.values():
         assert (term.shape, term.dtype) == ((B,), jnp.float32)
@@ -150,8 +175,8 @@ def test_terms_are_unreduced_float32_and_finite(case):
 
 
 def test_the_bound_is_the_sum_of_its_terms(case):
-  if 'log_likelihood_bound' in case.functions:
-    terms = case.functions['log_likelihood_bound'](case.variables, case.keys, case.batch)
+  if 'log_likelihood_bound' in case.outputs:
+    terms = dict(case.outputs['log_likelihood_bound'])
     elbo = terms.pop('elbo')
     if not terms:
       return  # of the importance-weighted bound and the like there are no terms
@@ -159,19 +184,15 @@ def test_the_bound_is_the_sum_of_its_terms(case):
 
 
 def test_parameters_are_float32_with_finite_gradients(case):
-  def mean_loss(params):
-    variables = case.variables._replace(params=params)
-    return jnp.mean(case.method.loss(variables, case.keys, case.batch, 0)['loss'])
-
-  gradients = jax.tree.leaves(jax.jit(jax.grad(mean_loss))(case.variables.params))
+  gradients = jax.tree.leaves(case.gradients)
   assert all(leaf.dtype == jnp.float32 for leaf in gradients)
   assert all(np.all(np.isfinite(leaf)) for leaf in gradients)
   assert any(np.any(leaf != 0) for leaf in gradients)
 
 
 def test_samples_and_reconstructions_are_levels(case):
-  for name in {'sample', 'reconstruct'} & case.functions.keys():
-    x = case.functions[name](case.variables, case.keys, case.batch)
+  for name in {'sample', 'reconstruct'} & case.outputs.keys():
+    x = case.outputs[name]
     assert (x.shape, x.dtype) == ((B, *SHAPE), jnp.uint8)
 
 
@@ -179,25 +200,24 @@ def test_an_example_depends_on_itself_alone(case):
   """Permuting the batch permutes the outputs: no example sees another."""
   order = np.random.default_rng(1).permutation(B)
   permuted = Batch(*(field[order] for field in case.batch))
-  for name, f in case.functions.items():
-    there = jax.tree.map(lambda x: x[order], f(case.variables, case.keys, case.batch))
-    assert_equal(there, f(case.variables, case.keys[order], permuted), name)
+  actual, gradients = case.run(case.variables, case.keys[order], permuted)
+  for name, output in case.outputs.items():
+    assert_equal(jax.tree.map(lambda x: x[order], output), actual[name], name)
+  assert_equal(case.gradients, gradients, 'gradients')
 
 
 def test_jit_equals_pmap(case):
   devices = jax.devices()[:2]
   variables = parallel.replicate(case.variables, devices)
   batch, keys = parallel.shard(case.batch, devices), case.keys.reshape(2, -1)
-  for name, f in case.functions.items():
-    mapped = parallel.unshard(parallel.pmap(f, devices)(variables, keys, batch))
-    assert_equal(f(case.variables, case.keys, case.batch), mapped, name)
+  mapped = parallel.unshard(parallel.pmap(case.functions, devices)(variables, keys, batch))
+  for name, output in case.outputs.items():
+    assert_equal(output, mapped[name], name)
 
 
 def test_no_second_compilation(case):
-  for f in case.functions.values():
-    f(case.variables, case.keys, case.batch)
-    f(case.variables, case.keys[::-1], Batch(case.batch.x[::-1], *case.batch[1:]))
-    assert f._cache_size() == 1
+  case.run(case.variables, case.keys[::-1], Batch(case.batch.x[::-1], *case.batch[1:]))
+  assert case.run._cache_size() == 1
 
 
 def assert_equal(expected, actual, name):
