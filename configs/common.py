@@ -137,7 +137,7 @@ def _base(dataset: str) -> ConfigDict:
       'evaluation': {'split': 'test', 'batch_size': 512, 'every': 2_000},
       'sampling': {'num_samples': 64, 'batch_size': 64, 'trajectory': False},
       'fit': {'num_examples': 0},
-      'quality': {'classifier': '', 'num_samples': 1000},
+      'quality': {'classifier': '', 'num_samples': 1000, 'inception': ''},
     }
   )
 

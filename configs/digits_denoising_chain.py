@@ -1,16 +1,11 @@
-"""Plain repeated denoising on digits, with the network and the schedule of digits_diffusion.
+"""Plain repeated denoising on digits: the chain of configs/compare.py.
 
   python -m experiments.run --config=configs/digits_denoising_chain.py \
     --workdir=runs/digits_denoising_chain
 """
 
-from configs import common, digits_diffusion
+from configs import compare
 
 
 def get_config(variant: str = ''):
-  diffusion = digits_diffusion.get_config().unlock()
-  config = common.denoising_chain('digits')
-  for section in ('schedule', 'denoiser', 'optimizer', 'training'):
-    config[section] = diffusion[section]
-  config.evaluation.update(batch_size=304, every=500)
-  return common.finish(config, variant)
+  return compare.get_config(f'digits_denoising_chain,{variant}')

@@ -15,9 +15,11 @@ from vaediff.checkpoints import Checkpoints
 from vaediff.errors import InputError
 from vaediff.evaluation import codes, likelihood, quality
 from vaediff.methods.base import Variables
+from vaediff.networks import inception
 
 # Levels of a chain at which its drift is measured, from noise to data.
 NUM_DRIFT_LEVELS = 11
+INCEPTION_BATCH_SIZE = 50
 
 
 def scores(tools: Tools, variables: Variables) -> dict[str, dict]:
@@ -88,7 +90,25 @@ def sample_quality(tools: Tools, variables: Variables) -> tuple[dict[str, dict],
     fake_features=fake_described['features'],
     fake_log_probs=fake_described['log_probs'],
   )
+  if settings['inception']:
+    metrics['fid'] = _fid(Path(settings['inception']), train, np.asarray(fake))
   return metrics, drift
+
+
+def _fid(weights: Path, real: np.ndarray, fake: np.ndarray) -> dict:
+  """The Frechet inception distance (Heusel et al. 2017) of samples to all training pictures."""
+  params = inception.load(weights)
+  describe = jax.jit(inception.features)
+
+  def features(pictures: np.ndarray) -> np.ndarray:
+    parts = [
+      np.asarray(describe(params, pictures[index]))[valid]
+      for index, valid in data.padded_batches(len(pictures), INCEPTION_BATCH_SIZE)
+    ]
+    return np.concatenate(parts)
+
+  distance = quality.frechet_distance(features(real), features(fake))
+  return {**distance._asdict(), 'unit': 'squared distance'}
 
 
 def _drift(chains: dict[str, np.ndarray], x_0) -> dict:
@@ -115,10 +135,20 @@ def _drift(chains: dict[str, np.ndarray], x_0) -> dict:
   return table
 
 
-def check_classifier(config: dict) -> None:
-  """Raises InputError where quality.classifier holds no finished classifier of these data."""
-  if config['quality']['classifier']:
+def check(config: dict, dataset: data.Dataset) -> None:
+  """Raises InputError where what the quality of samples is measured by is missing or unfit."""
+  settings = config['quality']
+  if settings['classifier']:
     _classifier_config(config)
+  if settings['inception']:
+    if not settings['classifier']:
+      raise InputError('quality.inception comes beside quality.classifier, which is empty')
+    if dataset.train.x.shape[-1] != 3:
+      raise InputError(
+        f'quality.inception is for colour pictures, and {dataset.name} has '
+        f'{dataset.train.x.shape[-1]} channel; leave it empty'
+      )
+    inception.load(settings['inception'])
 
 
 def _classifier_config(config: dict) -> dict:

@@ -152,7 +152,8 @@ COMMON = {
   # num_examples = 0: all of the training split.
   'fit': {'num_examples': integer(0)},
   # classifier: the workdir of a finished one; '': the quality of samples is not measured.
-  'quality': {'classifier': STRING, 'num_samples': integer(10)},
+  # inception: a file with the weights of InceptionV3, for the FID of colour pictures; '': none.
+  'quality': {'classifier': STRING, 'num_samples': integer(10), 'inception': STRING},
 }
 
 METHODS = {

@@ -26,8 +26,8 @@ def run(config: dict, folder: Path, mode: str) -> None:
     name = f'{section}.batch_size'
     schema.check_divisible(name, config[section]['batch_size'], len(devices))
   workdir.check(folder, config, mode)
-  measures.check_classifier(config)
   experiment = build(config)
+  measures.check(config, experiment.dataset)
   files = ('results.json', 'samples.png') if experiment.method.sample else ('results.json',)
   if mode == 'train' and workdir.is_finished(folder, config, files):
     print(f'{folder} is finished: see {" and ".join(files)} there')

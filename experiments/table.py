@@ -10,7 +10,19 @@ from pathlib import Path
 
 from vaediff.errors import InputError
 
-COLUMNS = ('nll_bound', 'bits_per_dim')
+# Columns, where at least one of the runs has them.
+METRICS = (
+  'nll_bound',
+  'bits_per_dim',
+  'frechet_distance',
+  'precision',
+  'recall',
+  'density',
+  'coverage',
+  'sharpness',
+  'training_distance',
+)
+COSTS = {'training_seconds': 's', 'num_params': '', 'seconds_per_1000_samples': 's'}
 
 
 def main(workdirs: Sequence[str]) -> int:
@@ -26,19 +38,52 @@ def main(workdirs: Sequence[str]) -> int:
 
 
 def table(workdirs: Sequence[Path]) -> list[str]:
-  """The lines of the table: one row for each run, `value +- standard error` in each cell."""
+  """The lines of the table: one row for each run, `value +- standard error` in each cell.
+
+  Where the quality of samples was measured there are columns for it and for what the runs cost, and
+  a last row with its floor, what other real pictures get in the place of samples.
+  """
   results = [_results(workdir) for workdir in workdirs]
-  units = [results[0]['metrics'][name]['unit'] for name in COLUMNS]
+  metrics = [name for name in METRICS if any(name in result['metrics'] for result in results)]
+  is_quality = any('seconds_per_1000_samples' in result.get('cost', {}) for result in results)
+  costs = COSTS if is_quality else {}
   header = ['method', 'data, split', 'examples', 'step']
-  header += [f'{name} ({unit})' for name, unit in zip(COLUMNS, units, strict=True)]
+  header += [_with_unit(name, _unit(results, name)) for name in metrics]
+  header += [_with_unit(name, unit) for name, unit in costs.items()]
   lines = [_row([*header, 'samples']), _row(['---'] * (len(header) + 1))]
   for workdir, result in zip(workdirs, results, strict=True):
-    metrics = [result['metrics'][name] for name in COLUMNS]
-    cells = [result['method'], f'{result["dataset"]}, {result["split"]}']
+    cells = [_name(result), f'{result["dataset"]}, {result["split"]}']
     cells += [str(result['num_examples']), str(result['step'])]
-    cells += [f'{metric["value"]:.3f} +- {metric["stderr"]:.3f}' for metric in metrics]
+    cells += [_cell(result['metrics'].get(name)) for name in metrics]
+    cells += [_number(result.get('cost', {}).get(name)) for name in costs]
     lines.append(_row([*cells, str(workdir / 'samples.png')]))
+  if is_quality:
+    floors = next(r['metrics'] for r in results if 'frechet_distance_floor' in r['metrics'])
+    cells = [_cell(floors.get(f'{name}_floor')) for name in metrics]
+    lines.append(_row(['real pictures', '', '', '', *cells, *[''] * (len(costs) + 1)]))
   return lines
+
+
+def _name(result: dict) -> str:
+  """The method, and which codes an autoencoder or a VAE decodes, where not those of the prior."""
+  codes = result.get('protocol', {}).get('sampler', {}).get('codes', 'prior')
+  return result['method'] if codes == 'prior' else f'{result["method"]}, {codes} codes'
+
+
+def _unit(results: Sequence[dict], name: str) -> str:
+  return next(r['metrics'][name]['unit'] for r in results if name in r['metrics'])
+
+
+def _with_unit(name: str, unit: str) -> str:
+  return f'{name} ({unit})' if unit else name
+
+
+def _cell(metric: dict | None) -> str:
+  return '' if metric is None else f'{metric["value"]:.3f} +- {metric["stderr"]:.3f}'
+
+
+def _number(value: float | None) -> str:
+  return '' if value is None else f'{value:,.0f}' if value > 100 else f'{value:.3g}'
 
 
 def _results(workdir: Path) -> dict:

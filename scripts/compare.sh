@@ -15,11 +15,15 @@ for system in autoencoder denoising_chain vae diffusion; do
     --config.quality.classifier="$folder/${dataset}_classifier"
   workdirs+=("$workdir")
 done
-# An autoencoder's samples from distributions fitted to its codes.
+# The autoencoder's samples once more, from distributions fitted to its codes.
 for codes in normal mixture; do
   workdir="$folder/${dataset}_autoencoder_$codes"
-  cp -r "$folder/${dataset}_autoencoder" "$workdir"
-  python -m experiments.run --config="configs/compare.py:${dataset}_autoencoder" \
-    --workdir="$workdir" --mode=evaluate --config.sampler.codes=$codes \
-    --config.quality.classifier="$folder/${dataset}_classifier"
+  [ -d "$workdir" ] || cp -r "$folder/${dataset}_autoencoder" "$workdir"
+  for mode in evaluate sample; do
+    python -m experiments.run --config="configs/compare.py:${dataset}_autoencoder" \
+      --workdir="$workdir" --mode=$mode --config.sampler.codes=$codes \
+      --config.quality.classifier="$folder/${dataset}_classifier"
+  done
+  workdirs+=("$workdir")
 done
+python -m experiments.table "${workdirs[@]}"
