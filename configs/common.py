@@ -68,7 +68,14 @@ def diffusion(dataset: str) -> ConfigDict:
   )
   config.schedule = ConfigDict({'name': 'cosine', 'T': 1000})
   config.sampler = ConfigDict(
-    {'name': 'ancestral', 'num_steps': 0, 'spacing': 'time', 'guidance': 0.0, 'noise_scale': 1.0}
+    {
+      'name': 'ancestral',
+      'num_steps': 0,
+      'spacing': 'time',
+      'guidance': 0.0,
+      'noise_scale': 1.0,
+      'eta': 0.0,
+    }
   )
   config.denoiser = ConfigDict(
     {

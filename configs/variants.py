@@ -76,7 +76,7 @@ def _transformer() -> ConfigDict:
   return config
 
 
-SHORT = {'num_steps': 20, 'spacing': 'log_snr', 'guidance': 0.0}
+SHORT = {'num_steps': 20, 'spacing': 'log_snr'}
 # name: (base, {section: fields that differ, or the whole section where it has a name}).
 VARIANTS: dict[str, tuple[Callable[[], ConfigDict], dict]] = {
   'autoencoder': (_autoencoder, {}),
@@ -174,7 +174,7 @@ VARIANTS: dict[str, tuple[Callable[[], ConfigDict], dict]] = {
   'diffusion_no_noise': (_diffusion, {'sampler': {'noise_scale': 0.0}}),
   'diffusion_more_noise': (_diffusion, {'sampler': {'noise_scale': 1.2}}),
   'diffusion_respaced': (_diffusion, {'sampler': {'num_steps': 50}}),
-  'diffusion_ddim': (_diffusion, {'sampler': {'name': 'ddim', **SHORT, 'eta': 0.0}}),
+  'diffusion_ddim': (_diffusion, {'sampler': {'name': 'ddim', **SHORT}}),
   'diffusion_2m': (_diffusion, {'sampler': {'name': 'dpm_solver_pp_2m', **SHORT}}),
   'diffusion_heun': (_diffusion, {'sampler': {'name': 'heun', **SHORT}}),
 }
@@ -188,7 +188,7 @@ def get_config(name: str = ''):
   config = base()
   config.evaluation.update(batch_size=304, every=0)
   for section, fields in sections.items():
-    if 'name' in fields:
+    if 'name' in fields and section != 'sampler':
       config[section] = ConfigDict(fields)
     else:
       config[section].update(fields)

@@ -165,8 +165,8 @@ def _diffusion(config: Mapping, dataset: data.Dataset, num_levels: int):
     raise InputError(
       f'evaluation.num_times is {num_times}; it is at most schedule.T - 1 = {T - 1}, and 0 for all'
     )
-  sampler = dict(config['sampler'])
-  num_sampling_steps = sampler.pop('num_steps') or T
+  sampler = config['sampler']
+  num_sampling_steps = sampler['num_steps'] or T
   if num_sampling_steps > T:
     raise InputError(
       f'sampler.num_steps is {num_sampling_steps}; it is at most schedule.T = {T}, and 0 for all'
@@ -185,11 +185,11 @@ def _diffusion(config: Mapping, dataset: data.Dataset, num_levels: int):
       bound=evaluation['likelihood'],
       num_times=num_times or None,
       divergence=evaluation['divergence'],
-      sampler=sampler.pop('name'),
+      sampler=sampler['name'],
       num_sampling_steps=num_sampling_steps,
-      spacing=sampler.pop('spacing'),
-      guidance=sampler.pop('guidance'),
-      sampler_options=sampler,
+      spacing=sampler['spacing'],
+      guidance=sampler['guidance'],
+      sampler_options=_sampler_options(sampler),
       **{name: value for name, value in method.items() if name not in ('name', 'conditional')},
     )
   except ValueError as error:
@@ -205,6 +205,18 @@ def _diffusion(config: Mapping, dataset: data.Dataset, num_levels: int):
     'sampler': {**config['sampler'], 'num_steps': num_sampling_steps},
   }
   return functions, protocol
+
+
+def _sampler_options(sampler: Mapping) -> dict:
+  """What the sampler takes beside the levels. Raises InputError where it is given another's."""
+  neutral = {'noise_scale': 1.0, 'eta': 0.0}
+  own = {'ancestral': 'noise_scale', 'ddim': 'eta'}.get(sampler['name'])
+  for name, value in neutral.items():
+    if name != own and sampler[name] != value:
+      raise InputError(
+        f'sampler.{name} is {sampler[name]}, which {sampler["name"]} does not take; leave it {value}'
+      )
+  return {own: sampler[own]} if own else {}
 
 
 def _denoising_chain(config: Mapping, dataset: data.Dataset, num_levels: int):

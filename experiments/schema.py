@@ -103,21 +103,15 @@ FIXED_SCHEDULES = {
 LEARNED_SCHEDULE = {'learned': {'T': integer(2), 'first': number(), 'last': number()}}
 
 EVALUATION = {'split': one_of('test', 'validation'), 'batch_size': integer(1), 'every': integer(0)}
-# num_steps = 0: all levels of the schedule.
-LEVELS = {
+# num_steps = 0: all levels of the schedule. noise_scale is for ancestral sampling, eta for DDIM.
+SAMPLER = {
+  'name': one_of(*diffusion.SAMPLERS),
   'num_steps': integer(0),
   'spacing': one_of(*sampling.SPACINGS),
   'guidance': number(0),
+  'noise_scale': number(0),
+  'eta': FRACTION,
 }
-SAMPLER = Variants(
-  {
-    'ancestral': LEVELS | {'noise_scale': number(0)},
-    'ddim': LEVELS | {'eta': FRACTION},
-    'dpm_solver_pp_2m': LEVELS,
-    'heun': LEVELS,
-  }
-)
-
 # Which codes are decoded to samples.
 CODE_SAMPLER = {
   'codes': one_of(*coding.CODES),
