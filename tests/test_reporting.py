@@ -45,6 +45,76 @@ def test_tensorboard_gets_curves_and_pictures(tmp_path):
   assert b'samples' in content
 
 
+class Clock:
+  """Stands for `time.monotonic`; seconds pass when a test says so."""
+
+  def __init__(self, monkeypatch):
+    self.now = 100.0
+    monkeypatch.setattr(reporting.time, 'monotonic', lambda: self.now)
+
+  def run(self, reporter, seconds, step):
+    self.now += seconds
+    reporter.progress(step, 1.0)
+
+
+def test_the_cost_is_that_of_training_alone(tmp_path, monkeypatch):
+  """What comes before the first report (compiling), and what follows `stop_clock`, is not timed."""
+  clock = Clock(monkeypatch)
+  assert reporting.read_cost(tmp_path) == {}
+  with reporting.Reporter(tmp_path, 0, 100, batch_size=8) as reporter:
+    clock.run(reporter, 60, step=10)
+    reporter.write_cost(100)
+    assert reporting.read_cost(tmp_path) == {}  # nothing is timed yet
+    clock.run(reporter, 2, step=20)
+    clock.run(reporter, 4, step=30)
+    reporter.stop_clock()
+    clock.run(reporter, 1000, step=40)  # an evaluation, and steps that went on beside it
+    clock.run(reporter, 3, step=50)
+    reporter.write_cost(100)
+  # 30 steps in 9 seconds.
+  assert reporting.read_cost(tmp_path) == {'training_seconds': pytest.approx(100 * 9 / 30)}
+
+
+def test_a_restart_keeps_the_cost_until_it_has_its_own(tmp_path, monkeypatch):
+  clock = Clock(monkeypatch)
+  reporting.write_json(tmp_path / 'cost.json', {'training_seconds': 7.0})
+  with reporting.Reporter(tmp_path, 90, 100, batch_size=8) as reporter:
+    clock.run(reporter, 5, step=100)
+    reporter.write_cost(100)
+  assert reporting.read_cost(tmp_path) == {'training_seconds': 7.0}
+
+
+def test_the_bar_and_tensorboard_show_the_speed(tmp_path, monkeypatch, capsys):
+  clock = Clock(monkeypatch)
+  with reporting.Reporter(tmp_path, 0, 100, batch_size=8) as reporter:
+    for step in (10, 20):
+      clock.run(reporter, 2, step)
+  # 10 steps of 8 examples in 2 seconds.
+  bar = capsys.readouterr().err
+  assert 'loss 1, 40 examples/s' in bar
+  assert '20/100' in bar
+  (events,) = (tmp_path / 'tensorboard').iterdir()
+  assert b'speed/examples_per_second' in events.read_bytes()
+
+
+def test_frames_of_an_animation_can_be_read_back(tmp_path):
+  path = tmp_path / 'a.gif'
+  # In grey, of which a GIF has all 256.
+  frames = [np.full((6, 5, 3), 40 * i, np.uint8) for i in range(4)]
+  frames[2][:, :2] = 255
+  reporting.write_animation(path, frames, milliseconds=120)
+  with Image.open(path) as animation:
+    assert (animation.n_frames, animation.size) == (4, (5, 6))
+    assert animation.info['loop'] == 0  # for ever
+    durations = []
+    for i, frame in enumerate(frames):
+      animation.seek(i)
+      durations.append(animation.info['duration'])
+      np.testing.assert_array_equal(np.asarray(animation.convert('RGB')), frame)
+  assert durations == [120, 120, 120, 1000]
+  assert [p.name for p in tmp_path.iterdir()] == ['a.gif']
+
+
 def test_grid_places_pictures_row_by_row():
   x = np.zeros((3, 32, 40, 1), np.uint8)
   x[1], x[2] = 1, 2

@@ -6,11 +6,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from ml_collections import ConfigDict
 
+from configs import compare
 from experiments import build, schema
-from vaediff import latents
+from vaediff import latents, reverse_process, time_sampling
 from vaediff.errors import InputError
+from vaediff.methods import coding, denoising_chain, diffusion, vae
 from vaediff.methods.base import Batch
 
 CODERS = {
@@ -41,10 +42,9 @@ SCHEDULES = {
   'linear': {'name': 'linear', 'T': 9, 'beta_first': 0.01, 'beta_last': 0.3},
   'cosine': {'name': 'cosine', 'T': 9},
   'linear_log_snr': {'name': 'linear_log_snr', 'T': 9, 'first': 7.5, 'last': -5.0},
+  'learned': {'name': 'learned', 'T': 9, 'first': 7.5, 'last': -5.0},
 }
-
-
-METHOD = {
+VAE = {
   'name': 'vae',
   'latent_dim': 4,
   'objective': 'elbo',
@@ -54,12 +54,18 @@ METHOD = {
 }
 
 
+def load(name: str) -> dict:
+  return importlib.import_module(f'configs.{name}').get_config('tiny').to_dict()
+
+
 def built(name: str, **sections) -> build.Experiment:
-  config = importlib.import_module(f'configs.{name}').get_config('tiny').unlock()
+  """The tiny experiment of a config with other sections, or other fields of these."""
+  config = load(name)
   for section, value in sections.items():
-    config[section] = ConfigDict(value) if isinstance(value, dict) else value
-  schema.check(config.to_dict())
-  return build.build(config.to_dict())
+    is_changed = isinstance(value, dict) and 'name' not in value
+    config[section] = config[section] | value if is_changed else value
+  schema.check(config)
+  return build.build(config)
 
 
 def shapes(experiment: build.Experiment):
@@ -103,23 +109,108 @@ def test_every_schedule(schedule):
   assert shapes(experiment)[0].shape == (4,)
 
 
+LEVELS = {'num_steps': 3, 'spacing': 'time', 'guidance': 0.0}
 SAMPLERS = {
-  'ancestral': {'name': 'ancestral', 'num_steps': 3, 'spacing': 'time', 'noise_scale': 0.0},
-  'ddim': {'name': 'ddim', 'num_steps': 3, 'spacing': 'time', 'eta': 1},
-  'dpm_solver_pp_2m': {'name': 'dpm_solver_pp_2m', 'num_steps': 7, 'spacing': 'log_snr'},
-  'heun': {'name': 'heun', 'num_steps': 0, 'spacing': 'time'},
+  'ancestral': {'name': 'ancestral', **LEVELS, 'noise_scale': 0.0},
+  'ddim': {'name': 'ddim', **LEVELS, 'eta': 1, 'guidance': 2.0},
+  'dpm_solver_pp_2m': {'name': 'dpm_solver_pp_2m', **LEVELS, 'num_steps': 7, 'spacing': 'log_snr'},
+  'heun': {'name': 'heun', **LEVELS, 'num_steps': 0},
 }
 
 
 @pytest.mark.parametrize('sampler', SAMPLERS)
 def test_every_sampler(sampler):
-  experiment = built('digits_diffusion', sampler=SAMPLERS[sampler])
+  experiment = built(
+    'digits_diffusion',
+    sampler=SAMPLERS[sampler],
+    method={'conditional': True, 'label_dropout': 0.1},
+  )
   assert experiment.protocol['sampler']['num_steps'] == (SAMPLERS[sampler]['num_steps'] or 20)
   assert shapes(experiment)[1].shape == (4, 8, 8, 1)
 
 
+CHOICES = {
+  'prediction': reverse_process.PREDICTIONS,
+  'variance': reverse_process.VARIANCES,
+  'loss': diffusion.LOSSES,
+  'times': time_sampling.SAMPLERS,
+  'decoder': diffusion.DECODERS,
+}
+
+
+@pytest.mark.parametrize(
+  ('field', 'value'), [(field, value) for field in CHOICES for value in CHOICES[field]]
+)
+def test_every_choice_of_diffusion(field, value):
+  learned = {'variance': 'interpolated'} if value == 'hybrid' else {}
+  experiment = built('digits_diffusion', method={field: value, **learned})
+  loss, samples = shapes(experiment)
+  assert (loss.shape, samples.shape) == ((4,), (4, 8, 8, 1))
+  if field in ('variance', 'decoder'):
+    assert experiment.protocol[field] == value
+  assert (experiment.method.fit is not None) == (value == 'optimal')
+
+
+@pytest.mark.parametrize('likelihood', diffusion.BOUNDS)
+def test_every_bound_of_diffusion(likelihood):
+  experiment = built('digits_diffusion', evaluation={'likelihood': likelihood})
+  assert experiment.protocol['likelihood'] == likelihood
+  assert experiment.method.log_likelihood_bound is not None
+
+
+@pytest.mark.parametrize('likelihood', vae.BOUNDS)
+def test_every_bound_of_a_vae(likelihood):
+  experiment = built('digits_vae', evaluation={'likelihood': likelihood, 'num_draws': 5})
+  assert experiment.protocol['likelihood'] == likelihood
+  assert experiment.protocol.get('num_draws') == (None if likelihood == 'elbo' else 5)
+
+
+@pytest.mark.parametrize('name', ['digits_vae', 'digits_autoencoder'])
+@pytest.mark.parametrize('codes', coding.CODES)
+def test_every_choice_of_codes(name, codes):
+  experiment = built(name, sampler={'codes': codes, 'refinements': 2, 'refine_by': 'sample'})
+  assert (experiment.method.fit is None) == (codes == 'prior')
+  assert experiment.protocol['sampler']['codes'] == codes
+  if codes == 'prior':
+    loss, samples = shapes(experiment)
+    assert (loss.shape, samples.shape) == ((4,), (4, 8, 8, 1))
+
+
+@pytest.mark.parametrize('networks', denoising_chain.NETWORKS)
+def test_every_denoising_chain(networks):
+  experiment = built('digits_denoising_chain', method={'networks': networks})
+  loss, samples = shapes(experiment)
+  assert (loss.shape, samples.shape) == ((4,), (4, 8, 8, 1))
+  assert experiment.protocol == {'T': 20}
+  assert experiment.method.log_likelihood_bound is None
+
+
+@pytest.mark.parametrize('coder', CODERS)
+def test_every_classifier(coder):
+  method = built('digits_classifier', trunk=CODERS[coder]).method
+  assert method.sample is None
+
+  def trace(key):
+    batch = Batch(np.zeros((4, 8, 8, 1), np.uint8), np.zeros(4, int), np.arange(4))
+    variables, keys = method.init(key, batch), jax.random.split(key, 4)
+    return method.loss(variables, keys, batch, 0), method.statistics(variables, keys, batch)
+
+  terms, statistics = jax.eval_shape(trace, jax.random.key(0))
+  assert terms['loss'].shape == terms['accuracy'].shape == (4,)
+  assert statistics['features'].shape == (4, 16)
+  assert statistics['log_probs'].shape == (4, 10)
+
+
+@pytest.mark.parametrize('system', compare.SYSTEMS)
+def test_every_system_of_the_comparison(system):
+  config = compare.get_config(f'digits_{system},tiny').to_dict()
+  schema.check(config)
+  loss, samples = shapes(build.build(config))
+  assert (loss.shape, samples.shape) == ((4,), (4, 8, 8, 1))
+
+
 def test_learning_rate_warms_up_then_decays():
-  config = importlib.import_module('configs.digits_vae').get_config('tiny').to_dict()
+  config = load('digits_vae')
   config['optimizer'] |= {'warmup_steps': 4, 'learning_rate': 1.0, 'b1': 0.0, 'b2': 0.0}
   optimizer = build.build(config).optimizer
   params = jnp.ones(())
@@ -134,7 +225,7 @@ def test_learning_rate_warms_up_then_decays():
 
 
 def test_gradients_are_clipped_to_the_norm():
-  config = importlib.import_module('configs.digits_vae').get_config('tiny').to_dict()
+  config = load('digits_vae')
   config['optimizer'] |= {'clip_norm': 1.0, 'eps': 1e3}
   clipped = build.build(config).optimizer
   config['optimizer'] |= {'clip_norm': 0.0}
@@ -152,14 +243,44 @@ def test_every_code_distribution_and_scale(prior, posterior, scale):
   experiment = built(
     'digits_vae',
     likelihood={'name': 'discretized_normal', 'scale': scale, 'fixed_scale': 0.2},
-    method={**METHOD, 'prior': prior, 'posterior': posterior},
+    method={**VAE, 'prior': prior, 'posterior': posterior},
     kl_weight={'name': 'cyclical', 'beta': 1.0, 'period': 10, 'ramp': 0.5},
   )
   assert shapes(experiment)[1].shape == (4, 8, 8, 1)
 
 
-def test_what_contradicts_is_refused():
-  with pytest.raises(InputError, match=r'not a multiple of [24]'):
-    built('digits_diffusion', denoiser={**DENOISERS['transformer'], 'width': 18})
-  with pytest.raises(InputError, match='has to fall'):
-    built('digits_diffusion', schedule={**SCHEDULES['linear_log_snr'], 'last': 9.0})
+@pytest.mark.parametrize(
+  ('message', 'name', 'sections'),
+  [
+    (
+      r'not a multiple of [24]',
+      'digits_diffusion',
+      {'denoiser': {**DENOISERS['transformer'], 'width': 18}},
+    ),
+    (
+      'has to fall',
+      'digits_diffusion',
+      {'schedule': {**SCHEDULES['linear_log_snr'], 'last': 9.0}},
+    ),
+    ("'hybrid' trains a learned variance", 'digits_diffusion', {'method': {'loss': 'hybrid'}}),
+    (
+      'a learned schedule goes with',
+      'digits_diffusion',
+      {'schedule': SCHEDULES['learned'], 'method': {'loss': 'simple'}},
+    ),
+    ('method.conditional is False', 'digits_diffusion', {'sampler': SAMPLERS['ddim']}),
+    ('evaluation.num_times is 20', 'digits_diffusion', {'evaluation': {'num_times': 20}}),
+    (
+      'sampler.num_steps is 21',
+      'digits_diffusion',
+      {'sampler': {**SAMPLERS['heun'], 'num_steps': 21}},
+    ),
+    ('does not go with', 'digits_vae', {'method': {'prior': 'uniform'}}),
+    ('no KL term to weight', 'digits_vae', {'method': {'objective': 'iwae', 'free_bits': 0.5}}),
+    ('likelihood.name is', 'digits_vae', {'data': {'binarize': True}}),
+    ('has to be below training.num_steps', 'digits_vae', {'optimizer': {'warmup_steps': 20}}),
+  ],
+)
+def test_what_contradicts_is_refused(message, name, sections):
+  with pytest.raises(InputError, match=message):
+    built(name, **sections)

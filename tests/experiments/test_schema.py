@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from configs import compare
 from experiments import schema
 from vaediff.errors import InputError
 
@@ -16,16 +17,48 @@ CONFIGS = sorted(
   for path in (Path(__file__).parents[2] / 'configs').glob('*.py')
   if path.stem not in ('__init__', 'common')
 )
+# The configs by file and variant; `compare` has one for each data set and system.
+VARIANTS = [
+  (name, variant)
+  for name in CONFIGS
+  for variant in (
+    [f'{dataset}_{system}' for dataset in compare.STEPS for system in compare.SYSTEMS]
+    if name == 'compare'
+    else ['']
+  )
+]
 
 
 def load(name: str, variant: str = '') -> dict:
   return importlib.import_module(f'configs.{name}').get_config(variant).to_dict()
 
 
-@pytest.mark.parametrize('name', CONFIGS)
-@pytest.mark.parametrize('variant', ['', 'tiny'])
+@pytest.mark.parametrize(('name', 'variant'), VARIANTS)
 def test_shipped_configs_pass(name, variant):
   schema.check(load(name, variant))
+  schema.check(load(name, f'{variant},tiny' if variant else 'tiny'))
+
+
+def test_the_systems_are_compared_at_the_same_settings():
+  """What does not belong to one system alone is equal for all four but the number of steps."""
+  for dataset in compare.STEPS:
+    configs = [load('compare', f'{dataset}_{system}') for system in compare.SYSTEMS]
+    for section in ('data', 'seed', 'compute_dtype', 'sampling', 'quality', 'fit'):
+      assert all(config[section] == configs[0][section] for config in configs)
+    for system, config in zip(compare.SYSTEMS, configs, strict=True):
+      assert config['training'].pop('num_steps') == compare.STEPS[dataset][system]
+      assert config['training'] == configs[0]['training']
+    plain, chain, vae, diffusion = configs
+    assert (plain['encoder'], plain['decoder']) == (vae['encoder'], vae['decoder'])
+    assert (chain['denoiser'], chain['schedule']) == (diffusion['denoiser'], diffusion['schedule'])
+
+
+@pytest.mark.parametrize(
+  'variant', ['', 'tiny', 'digits', 'cifar_vae', 'digits_gan', 'digits_vae,x']
+)
+def test_an_unknown_comparison_is_refused(variant):
+  with pytest.raises(InputError, match='unknown'):
+    load('compare', variant)
 
 
 @pytest.mark.parametrize('name', CONFIGS)
@@ -36,10 +69,10 @@ def test_docstrings_give_command_runtime_and_expected_numbers(name):
   assert '+-' in text
 
 
-@pytest.mark.parametrize('name', CONFIGS)
-def test_a_missing_or_extra_field_is_named(name):
-  for field in schema.flatten(load(name)):
-    config = load(name)
+@pytest.mark.parametrize(('name', 'variant'), VARIANTS)
+def test_a_missing_or_extra_field_is_named(name, variant):
+  for field in schema.flatten(load(name, variant)):
+    config = load(name, variant)
     *sections, last = field.split('.')
     section = config
     for part in sections:
@@ -65,9 +98,9 @@ VALUES = st.one_of(
 
 
 @settings(max_examples=300, deadline=None, derandomize=True)
-@given(st.sampled_from(CONFIGS), st.integers(0, 10**6), VALUES)
-def test_no_value_raises_anything_but_an_input_error(name, place, value):
-  config = load(name)
+@given(st.sampled_from(VARIANTS), st.integers(0, 10**6), VALUES)
+def test_no_value_raises_anything_but_an_input_error(shipped, place, value):
+  config = load(*shipped)
   fields = list(schema.flatten(config))
   *sections, last = fields[place % len(fields)].split('.')
   section = config
