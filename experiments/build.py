@@ -214,7 +214,7 @@ def _sampler_options(sampler: Mapping) -> dict:
   for name, value in neutral.items():
     if name != own and sampler[name] != value:
       raise InputError(
-        f'sampler.{name} is {sampler[name]}, which {sampler["name"]} does not take; leave it {value}'
+        f'sampler.{name} is {sampler[name]}, which {sampler["name"]} does not take; use {value}'
       )
   return {own: sampler[own]} if own else {}
 

@@ -28,6 +28,10 @@ def run(config: dict, folder: Path, mode: str) -> None:
   workdir.check(folder, config, mode)
   experiment = build(config)
   measures.check(config, experiment.dataset)
+  if config['sampling']['trajectory'] and experiment.method.trajectory is None:
+    raise InputError(
+      f'sampling.trajectory is True, and {config["method"]["name"]} has none: leave it False'
+    )
   files = ('results.json', 'samples.png') if experiment.method.sample else ('results.json',)
   if mode == 'train' and workdir.is_finished(folder, config, files):
     print(f'{folder} is finished: see {" and ".join(files)} there')
@@ -144,11 +148,6 @@ def sample(tools: Tools, variables: Variables) -> np.ndarray:
   reporting.write_picture(path, reporting.grid(x, tools.experiment.num_levels))
   print(f'{len(x)} samples: {path}')
   if config['trajectory']:
-    if tools.method.trajectory is None:
-      raise InputError(
-        f'sampling.trajectory is True, and {tools.config["method"]["name"]} has no trajectory: '
-        'samples come in one step'
-      )
     _write_chains(tools, variables)
   return x
 

@@ -109,7 +109,13 @@ def test_every_schedule(schedule):
   assert shapes(experiment)[0].shape == (4,)
 
 
-LEVELS = {'num_steps': 3, 'spacing': 'time', 'guidance': 0.0}
+LEVELS = {
+  'num_steps': 3,
+  'spacing': 'time',
+  'guidance': 0.0,
+  'noise_scale': 1.0,
+  'eta': 0.0,
+}
 SAMPLERS = {
   'ancestral': {'name': 'ancestral', **LEVELS, 'noise_scale': 0.0},
   'ddim': {'name': 'ddim', **LEVELS, 'eta': 1, 'guidance': 2.0},
@@ -269,6 +275,11 @@ def test_every_code_distribution_and_scale(prior, posterior, scale):
       {'schedule': SCHEDULES['learned'], 'method': {'loss': 'simple'}},
     ),
     ('method.conditional is False', 'digits_diffusion', {'sampler': SAMPLERS['ddim']}),
+    (
+      'which heun does not take',
+      'digits_diffusion',
+      {'sampler': {'name': 'heun', **LEVELS, 'eta': 1}},
+    ),
     ('evaluation.num_times is 20', 'digits_diffusion', {'evaluation': {'num_times': 20}}),
     (
       'sampler.num_steps is 21',

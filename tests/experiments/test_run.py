@@ -152,7 +152,12 @@ def test_eight_devices_train_like_one(finished, tmp_path):
 
 
 def test_diffusion_runs_from_the_same_program(tmp_path):
-  succeed('--config=configs/digits_diffusion.py:tiny', f'--workdir={tmp_path}/w', num_devices=2)
+  succeed(
+    '--config=configs/digits_diffusion.py:tiny',
+    f'--workdir={tmp_path}/w',
+    '--config.sampling.trajectory=True',
+    num_devices=2,
+  )
   results = json.loads((tmp_path / 'w' / 'results.json').read_text())
   assert results['method'] == 'diffusion'
   assert results['protocol']['T'] == 20
@@ -160,6 +165,11 @@ def test_diffusion_runs_from_the_same_program(tmp_path):
   assert results['metrics'].keys() == names
   samples = np.load(tmp_path / 'w' / 'samples.npz')['samples']
   assert (samples.shape, samples.dtype) == ((16, 8, 8, 1), np.uint8)
+  with np.load(tmp_path / 'w' / 'trajectory.npz') as chains:
+    assert chains['x'].shape == (16, 21, 8, 8, 1)
+    levels = np.round((np.clip(chains['x'][:, -1], -1, 1) + 1) * 8)
+  np.testing.assert_array_equal(levels, samples)
+  assert Image.open(tmp_path / 'w' / 'trajectory.gif').n_frames > 2
 
 
 def test_another_config_on_the_same_workdir_is_refused(finished):
@@ -191,6 +201,7 @@ WRONG = {
   ),
   'unknown method': (['--config.method.name=gan'], "method.name is 'gan'; it is one of"),
   'unknown network': (['--config.encoder.name=rnn'], "encoder.name is 'rnn'"),
+  'no classifier': (['--config.quality.classifier=none'], 'none/config.json cannot be read'),
   'unknown data set': (['--config.data.name=mnits'], "did you mean 'mnist'?"),
   'seed past 32 bits': (['--config.seed=4294967296'], 'below 4294967296'),
   'empty workdir': (['--workdir='], '--workdir is missing'),
