@@ -93,6 +93,6 @@ def test_what_cannot_measure_is_refused_before_training(
 def test_a_trajectory_is_refused_where_there_is_none(tmp_path):
   config = variants.get_config('vae,tiny').to_dict()
   config['sampling']['trajectory'] = True
-  with pytest.raises(InputError, match='has no trajectory'):
+  with pytest.raises(InputError, match='has none'):
     stages.run(config, tmp_path / 'w', 'train')
   assert not (tmp_path / 'w').exists()
