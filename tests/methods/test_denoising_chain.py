@@ -167,6 +167,23 @@ def test_separate_and_shared_networks_agree_where_their_parameters_do():
     jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-5), a, b)
 
 
+def test_each_example_and_each_step_has_the_network_of_its_own_level():
+  """A network whose output is 0 where its parameter is the log-SNR that it sees, else far away."""
+  difference = Network(
+    lambda key, *inputs: {},
+    lambda params, x_t, log_snr_t, label: 1e3 * (params - log_snr_t)[:, None] + 0 * x_t,
+  )
+  method, none = make(difference, networks='separate'), make(constant_network())
+  own, zero = Variables(jnp.float32(LOG_SNR[1:])), Variables(0.0)
+  for name in ('loss', 'trajectory'):
+    inputs = (batch(64), 0) if name == 'loss' else (jnp.zeros(64, int),)
+    actual, exact = (
+      jax.jit(getattr(m, name))(v, keys(64), *inputs) for m, v in ((method, own), (none, zero))
+    )
+    for key, value in exact.items():
+      np.testing.assert_allclose(actual[key], value, rtol=1e-5, err_msg=key)
+
+
 def test_the_network_sees_x_t_at_its_own_log_snr_and_its_label():
   """Tells the level from log_snr_t and gives the exact noise of a known x_0: loss 0 at t = 1."""
   seen = []

@@ -78,8 +78,9 @@ def fit_codes(codes: np.ndarray, num_components: int) -> FittedCodes:
   """The mixture of full-covariance Gaussians of most likelihood for codes [N, D] (scikit-learn).
 
   One component is the Gaussian with the codes' mean and covariance; more are fitted by EM from a
-  fixed seed, so that the same codes give the same mixture. Raises ValueError for fewer codes than
-  components.
+  fixed seed, so that the same codes give the same mixture. Each covariance has 1e-6 more on its
+  diagonal, for codes that have no variance in some direction. Raises ValueError for fewer codes
+  than components.
   """
   if len(codes) < num_components:
     raise ValueError(f'{len(codes)} codes for {num_components} components; give at least as many')
