@@ -1,6 +1,8 @@
 """Classifier of MNIST, in whose features the quality of samples is measured.
 
 python -m experiments.run --config=configs/mnist_classifier.py --workdir=runs/mnist_classifier
+
+4 minutes on two CPU cores. Test (10,000 examples): accuracy 0.9925 +- 0.0009. Data: see BUILD.md.
 """
 
 from configs import common

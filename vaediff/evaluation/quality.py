@@ -57,6 +57,7 @@ def sample_quality(
   real_features,
   real_labels,
   held_out_pictures,
+  held_out_log_probs,
   fake_pictures,
   fake_features,
   fake_log_probs,
@@ -65,13 +66,15 @@ def sample_quality(
   """All measures of generated pictures: {name: {'value', 'stderr', 'unit'}}.
 
   real_pictures [N, H, W, C], real_features [N, F], real_labels [N]: the training split.
-  held_out_pictures [K, H, W, C]: real pictures that were not trained on. fake_pictures
-  [M, H, W, C], fake_features [M, F], fake_log_probs [M, num_classes]: generated.
+  held_out_pictures [K, H, W, C], held_out_log_probs [K, num_classes]: real ones that were not
+  trained on. fake_pictures [M, H, W, C], fake_features [M, F], fake_log_probs [M, num_classes]:
+  generated.
 
   The measures of distributions are biased, the more the fewer the examples. They compare
   n = min(N // 2, M) generated pictures with n real ones, and `NAME_floor` compares n other real
   ones, drawn without repetition by `seed`, with the same n: what a perfect model would get. The
-  other measures take all that they are given.
+  other measures take all that they are given; the floor of what the classifier says is what it says
+  of the held-out pictures.
 
   Raises ValueError where the two halves or the generated pictures are fewer than 12.
   """
@@ -93,6 +96,8 @@ def sample_quality(
     'training_distance': training_distance(real_pictures, held_out_pictures, fake_pictures),
     'class_entropy': class_entropy(fake_log_probs),
     'class_balance': class_balance(real_labels, fake_log_probs),
+    'class_entropy_floor': class_entropy(held_out_log_probs),
+    'class_balance_floor': class_balance(real_labels, held_out_log_probs),
   }
   return _with_units(estimates)
 
