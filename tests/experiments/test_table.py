@@ -42,3 +42,30 @@ def test_wrong_input_is_answered_in_one_line(tmp_path, capsys):
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith('error: ')
     assert expected in line
+
+
+def test_quality_cost_and_floor_where_they_were_measured(tmp_path, capsys):
+  """A run without a bound leaves its cells empty; the floor is the last row."""
+  write_results(tmp_path / 'a', 1.5)
+  write_results(tmp_path / 'b', 2.0)
+  results = json.loads((tmp_path / 'b' / 'results.json').read_text())
+  distance = {'value': 3.5, 'stderr': 0.5, 'unit': 'squared distance'}
+  floor = {**distance, 'value': 0.25}
+  results['metrics'] = {'frechet_distance': distance, 'frechet_distance_floor': floor}
+  results |= {
+    'method': 'autoencoder',
+    'cost': {'num_params': 12_345, 'seconds_per_1000_samples': 0.125},
+    'protocol': {'sampler': {'codes': 'mixture'}},
+  }
+  (tmp_path / 'b' / 'results.json').write_text(json.dumps(results))
+  assert table.main([str(tmp_path / 'a'), str(tmp_path / 'b')]) == 0
+  header, _, a, b, real = capsys.readouterr().out.splitlines()
+  assert 'frechet_distance (squared distance) | training_seconds (s) | num_params |' in header
+  assert '1.500 +- 0.250 | 1.500 +- 0.250 |  |  |  |  |' in a
+  assert b.startswith(
+    '| autoencoder, mixture codes | digits, test | 297 | 20 |  |  | 3.500 +- 0.500'
+  )
+  assert '|  | 12,345 | 0.125 |' in b
+  assert real.startswith('| real pictures |')
+  assert '0.250 +- 0.500' in real
+  assert len({line.count('|') for line in (header, a, b, real)}) == 1
