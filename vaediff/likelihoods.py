@@ -18,9 +18,10 @@ from jax.scipy import special
 from vaediff import gaussian, random
 
 
-def center(x, num_levels: int):
-  """Levels 0 .. num_levels - 1 to float32 on [-1, 1]."""
-  return jnp.asarray(x, jnp.float32) * (2 / (num_levels - 1)) - 1
+def center(x, num_levels: int | None):
+  """Levels 0 .. num_levels - 1 to float32 on [-1, 1]; None: real numbers, left as they are."""
+  x = jnp.asarray(x, jnp.float32)
+  return x if num_levels is None else x * (2 / (num_levels - 1)) - 1
 
 
 def quantize(x, num_levels: int):
@@ -127,6 +128,25 @@ def bernoulli() -> Likelihood:
     log_prob=lambda logits, x: bernoulli_log_prob(x, logits),
     mean=lambda logits: (logits > 0).astype(jnp.uint8),
     sample=sample,
+  )
+
+
+def normal() -> Likelihood:
+  """Gaussian likelihood of continuous data; the decoder outputs the mean and the log-scale.
+
+  log_prob is a density: its nats depend on the unit of the data, may be positive, and are not to be
+  compared with those of data on levels. mean and sample return real numbers.
+  """
+
+  def as_normal(outputs):
+    mean, log_scale = jnp.split(outputs, 2, axis=-1)
+    return gaussian.Normal(mean, 2 * log_scale)
+
+  return Likelihood(
+    num_outputs=2,
+    log_prob=lambda outputs, x: gaussian.log_prob(as_normal(outputs), x),
+    mean=lambda outputs: as_normal(outputs).mean,
+    sample=lambda keys, outputs: gaussian.sample(keys, as_normal(outputs)),
   )
 
 

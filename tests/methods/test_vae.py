@@ -111,3 +111,19 @@ def test_wrong_options_are_refused():
     make(num_draws=0)
   with pytest.raises(ValueError, match='no KL term to weight'):
     make(objective='iwae', free_bits=1.0)
+
+
+def test_real_numbers_reach_the_encoder_as_they_are_and_come_back_so():
+  likelihood, x = likelihoods.normal(), np.random.default_rng(0).normal(size=(B, *SHAPE))
+  batch = BATCH._replace(x=x.astype(np.float32))
+  encoder, decoder = mlp.encoder((), 2 * D), mlp.decoder((), (4, 4, 2))
+  method = vae(encoder, decoder, likelihood, latents.DIAGONAL, D, num_levels=None)
+  variables = method.init(jax.random.key(1), batch)
+  seen = latents.DIAGONAL.posterior(encoder.apply(variables.params['encoder'], batch.x))
+  q = method.code.posterior(variables, batch.x)
+  np.testing.assert_array_equal(q.mean, seen.mean)
+  outputs = decoder.apply(variables.params['decoder'], q.mean)
+  terms = method.code.log_likelihood(variables, batch.x, q.mean)
+  np.testing.assert_allclose(terms, likelihood.log_prob(outputs, batch.x))
+  decoded = method.code.decode(variables, KEYS, q.mean)
+  np.testing.assert_array_equal(decoded, outputs[..., :1])

@@ -30,14 +30,14 @@ def make_code(
   likelihood: Likelihood,
   latent: Latent,
   dim: int,
-  num_levels: int,
+  num_levels: int | None,
   sample_pixels: bool = False,
 ) -> Code:
   """The code between two networks.
 
   encoder: x [B, ...] centred on [-1, 1] -> [B, latent.num_outputs(dim)].
   decoder: z [B, dim] -> [B, ..., likelihood.num_outputs * C].
-  num_levels: of the data, 0 .. num_levels - 1.
+  num_levels: of the data, 0 .. num_levels - 1; None for real numbers, which are not centred.
   sample_pixels: whether a decoded picture is a draw from p(x | z), or its mean, rounded to a level.
   """
 

@@ -29,7 +29,7 @@ def vae(
   likelihood: Likelihood,
   latent: Latent,
   latent_dim: int,
-  num_levels: int,
+  num_levels: int | None,
   objective: str = 'elbo',
   num_draws: int = 1,
   kl_weight: Callable | None = None,
