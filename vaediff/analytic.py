@@ -15,7 +15,6 @@ the data along an axis and C_t = alpha_bar_t C + 1 - alpha_bar_t that of x_t,
 in a form that subtracts nothing, however small the step.
 """
 
-import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -26,6 +25,7 @@ import numpy as np
 from vaediff import forward_process, gaussian
 from vaediff.forward_process import over_event
 from vaediff.gaussian import Gaussian, MultivariateNormal, Normal
+from vaediff.quadrature import log_normal_density, standard_normal
 
 
 class GaussianData(NamedTuple):
@@ -363,12 +363,14 @@ def reverse_step_kl(data: Mixture, x_t, log_snr_s, log_snr_t) -> np.ndarray:
   weights = np.exp(log_weights)
   mean = np.sum(weights * means, -1, keepdims=True)
   variance = np.sum(weights * (variances + (means - mean) ** 2), -1, keepdims=True)
-  z, density = _quadrature(601)
+  z, density = standard_normal(601)
   x_s = means[..., None] + np.sqrt(variances)[:, None] * z
   log_p = np.logaddexp.reduce(
-    log_weights[:, None, None] + _log_normal(x_s[..., None], means[:, None, None], variances), -1
+    log_weights[:, None, None]
+    + log_normal_density(x_s[..., None], means[:, None, None], variances),
+    -1,
   )
-  log_ratio = log_p - _log_normal(x_s, mean[..., None], variance[..., None])
+  log_ratio = log_p - log_normal_density(x_s, mean[..., None], variance[..., None])
   return np.sum(weights * (log_ratio @ density), -1)
 
 
@@ -379,7 +381,7 @@ def expected_reverse_step_kl(data: Mixture, log_snr_s: float, log_snr_t: float) 
   """
   weights, means, variances = _one_dimensional(data)
   signal_t, marginal_variance = _marginal_1d(means, variances, log_snr_t)
-  z, density = _quadrature(301)
+  z, density = standard_normal(301)
   x_t = signal_t[:, None] + np.sqrt(marginal_variance)[:, None] * z
   kl = reverse_step_kl(data, x_t.reshape(-1), log_snr_s, log_snr_t).reshape(x_t.shape)
   return float(weights @ (kl @ density))
@@ -494,7 +496,7 @@ def _reverse_step_1d(data: Mixture, x_t, s, t):
   weights, means, variances = _one_dimensional(data)
   mean_s, variance_s = _marginal_1d(means, variances, s)
   mean_t, variance_t = _marginal_1d(means, variances, t)
-  log_joint = np.log(weights) + _log_normal(x_t[:, None], mean_t, variance_t)
+  log_joint = np.log(weights) + log_normal_density(x_t[:, None], mean_t, variance_t)
   scale_ratio = np.exp(0.5 * (_log_sigmoid(t) - _log_sigmoid(s)))
   step = -np.expm1(t - s) * np.exp(_log_sigmoid(-t))
   return (
@@ -502,15 +504,3 @@ def _reverse_step_1d(data: Mixture, x_t, s, t):
     mean_s + scale_ratio * variance_s / variance_t * (x_t[:, None] - mean_t),
     step * variance_s / variance_t,
   )
-
-
-def _log_normal(x, mean, variance):
-  return -0.5 * ((x - mean) ** 2 / variance + np.log(2 * math.pi * variance))
-
-
-def _quadrature(num_points: int):
-  """Points z and weights, with sum 1, of an integral against N(0, 1): the trapezoidal rule, whose
-  error falls exponentially for smooth integrands that vanish at both ends."""
-  z = np.linspace(-9, 9, num_points)
-  density = np.exp(-0.5 * z**2)
-  return z, density / density.sum()

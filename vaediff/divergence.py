@@ -16,6 +16,7 @@ import numpy as np
 from scipy import optimize, special
 
 from vaediff import gaussian
+from vaediff.quadrature import log_normal_density, standard_normal
 
 
 def kl_finite(q, p):
@@ -107,9 +108,9 @@ def forward_fit(weights, means, variances) -> GaussianFit:
   weights, means, variances = _mixture(weights, means, variances)
   mean = weights @ means
   variance = weights @ (variances + (means - mean) ** 2)
-  z, density = _quadrature()
+  z, density = standard_normal(2001, reach=10.0)
   x = means[:, None] + np.sqrt(variances)[:, None] * z
-  log_ratio = _log_mixture(x, weights, means, variances)[0] - _log_normal(x, mean, variance)
+  log_ratio = _log_mixture(x, weights, means, variances)[0] - log_normal_density(x, mean, variance)
   return GaussianFit(mean, variance, weights @ (log_ratio @ density))
 
 
@@ -121,7 +122,7 @@ def reverse_fit(weights, means, variances) -> GaussianFit:
   growing divergence; the first is the best. Arguments as in `forward_fit`; returns [K + 1] arrays.
   """
   weights, means, variances = _mixture(weights, means, variances)
-  z, density = _quadrature()
+  z, density = standard_normal(2001, reach=10.0)
 
   def objective(parameters):
     """KL(g | p) and its gradient, x = mean + std z being reparameterised."""
@@ -152,19 +153,7 @@ def _mixture(weights, means, variances):
 
 def _log_mixture(x, weights, means, variances):
   """log p(x) and its derivative by x, for x of any shape."""
-  log_joint = np.log(weights) + _log_normal(x[..., None], means, variances)
+  log_joint = np.log(weights) + log_normal_density(x[..., None], means, variances)
   log_p = special.logsumexp(log_joint, axis=-1)
   share = np.exp(log_joint - log_p[..., None])
   return log_p, np.sum(share * (means - x[..., None]) / variances, axis=-1)
-
-
-def _log_normal(x, mean, variance):
-  return -0.5 * ((x - mean) ** 2 / variance + np.log(2 * math.pi * variance))
-
-
-def _quadrature():
-  """Points z and weights, with sum 1, of an integral against N(0, 1): the trapezoidal rule, whose
-  error falls exponentially for smooth integrands."""
-  z = np.linspace(-10, 10, 2001)
-  density = np.exp(-0.5 * z**2)
-  return z, density / density.sum()
