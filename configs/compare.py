@@ -49,4 +49,5 @@ def get_config(name: str = ''):
     num_steps=STEPS[dataset][system], batch_size=64, steps_per_dispatch=20, checkpoint_every=1_000
   )
   config.evaluation.update(batch_size=500 if is_mnist else 304, every=0)
+  config.quality.num_samples = 500 if is_mnist else 1_000
   return common.finish(config, variant)
