@@ -28,7 +28,7 @@ def scores(tools: Tools, variables: Variables) -> dict[str, dict]:
   terms = tools.scores(variables, tools.key(EVALUATE), split)
   if tools.method.log_likelihood_bound is not None:
     return likelihood.summarize_bound(terms, split.x[0].size)
-  return likelihood.summarize(terms, tools.method.units)
+  return likelihood.summarize(terms, dict(tools.method.units))
 
 
 def code_metrics(tools: Tools, variables: Variables) -> dict[str, dict]:

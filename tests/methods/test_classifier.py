@@ -56,7 +56,7 @@ def test_cross_entropy_and_accuracy():
   statistics = method.statistics(VARIABLES, keys(64), batch)
   np.testing.assert_array_equal(statistics['features'], batch.x.reshape(64, -1).astype(float) - 1)
   np.testing.assert_allclose(statistics['log_probs'], log_probs, rtol=1e-5, atol=1e-5)
-  assert method.units == {'accuracy': '1'}
+  assert dict(method.units) == {'accuracy': '1'}
 
 
 def test_a_perfect_classifier_has_no_loss():

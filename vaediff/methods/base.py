@@ -3,8 +3,7 @@
 Training, evaluation and figures treat all methods alike, through it alone.
 """
 
-from collections.abc import Callable, Mapping
-from types import MappingProxyType
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -69,7 +68,7 @@ class Method(NamedTuple):
     the total to minimise under 'loss'; `step` is the global step, for schedules.
   scores(variables, keys [B], batch) -> {name: [B]}
     what is reported of a split where there is no likelihood; None: the terms of the loss.
-  units: {term of loss or scores: its unit}, of those that are not in nats.
+  units: pairs (term of loss or scores, its unit), of those that are not in nats.
   update_carry(carry, terms) -> carry
     called after each step with the terms of the whole global batch, in the order of Batch.index.
   statistics(variables, keys [B], batch) -> pytree of [B, ...]
@@ -91,7 +90,7 @@ class Method(NamedTuple):
   init: Callable[..., Variables]
   loss: Callable[..., dict[str, jax.Array]]
   scores: Callable[..., dict[str, jax.Array]] | None = None
-  units: Mapping[str, str] = MappingProxyType({})
+  units: tuple[tuple[str, str], ...] = ()
   update_carry: Callable[..., Any] | None = None
   statistics: Callable[..., Any] | None = None
   fit: Callable[..., Variables] | None = None

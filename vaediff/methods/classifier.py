@@ -51,7 +51,9 @@ def classifier(trunk: Network, head: Network, num_levels: int, max_shift: int = 
       batch = batch._replace(x=_shifted(keys, batch.x, max_shift))
     return scores(variables, keys, batch)
 
-  return Method(init=init, loss=loss, scores=scores, units={'accuracy': '1'}, statistics=statistics)
+  return Method(
+    init=init, loss=loss, scores=scores, units=(('accuracy', '1'),), statistics=statistics
+  )
 
 
 def _shifted(keys, x, max_shift: int):

@@ -107,4 +107,4 @@ def denoising_chain(
       'log_snr': jnp.broadcast_to(log_snr[::-1], (len(keys), T + 1)),
     }
 
-  return Method(init=init, loss=loss, units={'loss': '1'}, sample=sample, trajectory=trajectory)
+  return Method(init=init, loss=loss, units=(('loss', '1'),), sample=sample, trajectory=trajectory)

@@ -351,7 +351,7 @@ def diffusion(
   return Method(
     init=init,
     loss=loss_terms,
-    units={'loss': '1'} if loss in ('simple', 'hybrid') else {},
+    units=(('loss', '1'),) if loss in ('simple', 'hybrid') else (),
     update_carry=time_sampler.update
     and (lambda carry, terms: time_sampler.update(carry, terms['time'], terms['at_time'])),
     statistics=time_terms if variance == 'optimal' else None,
