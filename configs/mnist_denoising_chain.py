@@ -2,6 +2,9 @@
 
   python -m experiments.run --config=configs/mnist_denoising_chain.py \
     --workdir=runs/mnist_denoising_chain
+
+9 minutes on two CPU cores. Test (10,000 examples): loss 0.9394 +- 0.0006, the squared error of the
+guessed x_{t-1} in units of what leaving x_t as it is would give. Data: see BUILD.md.
 """
 
 from configs import compare
