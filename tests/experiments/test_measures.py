@@ -96,3 +96,39 @@ def test_a_trajectory_is_refused_where_there_is_none(tmp_path):
   with pytest.raises(InputError, match='has none'):
     stages.run(config, tmp_path / 'w', 'train')
   assert not (tmp_path / 'w').exists()
+
+
+def evaluated(config: dict, workdir, **evaluation) -> dict:
+  """results.json of a finished run after another evaluation of it."""
+  config = config | {'evaluation': config['evaluation'] | evaluation}
+  stages.run(config, workdir, 'evaluate')
+  return json.loads((workdir / 'results.json').read_text())
+
+
+def test_one_interface_for_every_likelihood_of_a_vae(tmp_path):
+  """Same names and units; more draws of the importance-weighted bound are worth nats."""
+  config = variants.get_config('vae,tiny').to_dict()
+  stages.run(config, tmp_path, 'train')
+  bounds = {}
+  for likelihood in ('elbo', 'importance_weighted', 'annealed'):
+    results = evaluated(config, tmp_path, likelihood=likelihood, num_draws=50, num_temperatures=50)
+    assert results['protocol']['likelihood'] == likelihood
+    assert results['metrics']['nll_bound']['unit'] == 'nats'
+    assert results['metrics']['bits_per_dim']['unit'] == 'bits/dim'
+    bounds[likelihood] = results['metrics']['nll_bound']['value']
+  assert bounds['importance_weighted'] < bounds['elbo'] - 0.1
+  assert abs(bounds['annealed'] - bounds['importance_weighted']) < 1
+
+
+def test_one_interface_for_every_likelihood_of_diffusion(tmp_path):
+  config = variants.get_config('diffusion,tiny').to_dict()
+  stages.run(config, tmp_path, 'train')
+  for likelihood, names in (
+    ('bound', {'prior_kl', 'diffusion_kl', 'reconstruction'}),
+    ('continuous', {'prior_kl', 'diffusion_kl', 'reconstruction'}),
+    ('probability_flow', set()),
+  ):
+    results = evaluated(config, tmp_path, likelihood=likelihood)
+    assert results['protocol']['likelihood'] == likelihood
+    assert results['metrics'].keys() == names | {'nll_bound', 'bits_per_dim'}
+    assert results['metrics']['nll_bound']['unit'] == 'nats'
