@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # The four systems of the lecture side by side: trains them and a classifier on `digits` (10 minutes
-# on two CPU cores) or `mnist` (1 hour), measures likelihood and sample quality, prints a table.
+# or more on two CPU cores) or `mnist` (an hour), measures likelihood and sample quality, and prints
+# a table.
 set -euo pipefail
 dataset=${1:?"usage: bash scripts/compare.sh digits|mnist [folder]"}
 folder=${2:-runs/compare}
