@@ -95,8 +95,12 @@ def kl_to_standard_normal(q: Gaussian):
   """KL(q | N(0, I)) in nats, [B] (lecture 3.2: 1/2 (tr S + |mu|^2 - k - log det S))."""
   if isinstance(q, Normal):
     return kl(q, Normal(jnp.zeros_like(q.mean), jnp.zeros_like(q.log_var)))
-  identity = jnp.broadcast_to(jnp.eye(q.mean.shape[-1], dtype=q.mean.dtype), q.scale_tril.shape)
-  return kl(q, MultivariateNormal(jnp.zeros_like(q.mean), identity))
+  # As `kl`, without its triangular solves: they would be with the identity.
+  diagonal = _diagonal(q.scale_tril)
+  log_ratio = 2 * _log1p_ratio(diagonal - 1, diagonal, jnp.ones_like(diagonal))
+  off_diagonal = sum_event(jnp.square(jnp.tril(q.scale_tril, -1)))
+  distance = sum_event(jnp.square(q.mean))
+  return 0.5 * (sum_event(expm1_minus_identity(log_ratio)) + off_diagonal + distance)
 
 
 def kl_to_standard_normal_per_dimension(q: Normal):
