@@ -36,10 +36,11 @@ def vae(dataset: str) -> ConfigDict:
   return config
 
 
-def autoencoder(dataset: str) -> ConfigDict:
-  """A plain autoencoder with the networks of `vae`."""
-  config = vae(dataset)
-  config.method = ConfigDict({'name': 'autoencoder', 'latent_dim': 20, 'sample_pixels': False})
+def as_autoencoder(vae: ConfigDict) -> ConfigDict:
+  """The plain autoencoder with the networks and the training of a VAE."""
+  config = ConfigDict(vae.to_dict())
+  method = {name: vae.method[name] for name in ('latent_dim', 'sample_pixels')}
+  config.method = ConfigDict({'name': 'autoencoder', **method})
   del config.kl_weight
   for name in ('likelihood', 'num_draws', 'num_temperatures'):
     del config.evaluation[name]
@@ -91,9 +92,9 @@ def diffusion(dataset: str) -> ConfigDict:
   return config
 
 
-def denoising_chain(dataset: str) -> ConfigDict:
-  """A chain of denoisers with the network and the schedule of `diffusion`."""
-  config = diffusion(dataset)
+def as_denoising_chain(diffusion: ConfigDict) -> ConfigDict:
+  """The chain of denoisers with the network, the schedule and the training of a diffusion model."""
+  config = ConfigDict(diffusion.to_dict())
   config.method = ConfigDict({'name': 'denoising_chain', 'networks': 'shared'})
   del config.sampler
   for name in ('likelihood', 'num_times', 'divergence', 'time_terms'):

@@ -9,13 +9,8 @@
 training codes.
 """
 
-from configs import common
+from configs import common, digits_vae
 
 
 def get_config(variant: str = ''):
-  config = common.autoencoder('digits')
-  config.method.latent_dim = 10
-  config.optimizer.weight_decay = 0.1
-  config.training.update(num_steps=2_000, checkpoint_every=500)
-  config.evaluation.update(batch_size=304, every=500)
-  return common.finish(config, variant)
+  return common.as_autoencoder(digits_vae.get_config(variant)).lock()

@@ -10,41 +10,29 @@ from collections.abc import Callable
 
 from ml_collections import ConfigDict
 
-from configs import common
+from configs import common, digits_vae
 from vaediff.errors import InputError
 
 
 def _vae() -> ConfigDict:
-  config = common.vae('digits')
-  config.method.latent_dim = 10
-  config.optimizer.weight_decay = 0.1
-  config.training.update(num_steps=2_000, checkpoint_every=1_000)
-  return config
+  return digits_vae.get_config().unlock()
 
 
 def _autoencoder() -> ConfigDict:
-  config = common.autoencoder('digits')
-  config.method.latent_dim = 10
-  config.optimizer.weight_decay = 0.1
-  config.training.update(num_steps=2_000, checkpoint_every=1_000)
-  return config
+  return common.as_autoencoder(_vae())
 
 
-def _with_mlp_denoiser(config: ConfigDict) -> ConfigDict:
+def _diffusion() -> ConfigDict:
+  config = common.diffusion('digits')
+  config.method.decoder = 'nearest_level'
   config.denoiser = ConfigDict({'name': 'mlp', 'widths': (256, 256, 256), 'activation': 'silu'})
   config.schedule = ConfigDict({'name': 'linear_log_snr', 'T': 250, 'first': 7.5, 'last': -5.0})
   config.training.update(num_steps=4_000, checkpoint_every=1_000)
   return config
 
 
-def _diffusion() -> ConfigDict:
-  config = _with_mlp_denoiser(common.diffusion('digits'))
-  config.method.decoder = 'nearest_level'
-  return config
-
-
 def _denoising_chain() -> ConfigDict:
-  return _with_mlp_denoiser(common.denoising_chain('digits'))
+  return common.as_denoising_chain(_diffusion())
 
 
 def _conditional() -> ConfigDict:
@@ -76,6 +64,8 @@ def _transformer() -> ConfigDict:
   return config
 
 
+# The decoder and the variance for schedules that begin with small steps.
+HO_ET_AL = {'decoder': 'discretized_normal', 'variance': 'fixed_large'}
 SHORT = {'num_steps': 20, 'spacing': 'log_snr'}
 # name: (base, {section: fields that differ, or the whole section where it has a name}).
 VARIANTS: dict[str, tuple[Callable[[], ConfigDict], dict]] = {
@@ -154,14 +144,14 @@ VARIANTS: dict[str, tuple[Callable[[], ConfigDict], dict]] = {
   'diffusion_linear': (
     _diffusion,
     {
-      'method': {'decoder': 'discretized_normal', 'variance': 'fixed_large'},
+      'method': HO_ET_AL,
       'schedule': {'name': 'linear', 'T': 250, 'beta_first': 4e-4, 'beta_last': 0.08},
     },
   ),
   'diffusion_cosine': (
     _diffusion,
     {
-      'method': {'decoder': 'discretized_normal', 'variance': 'fixed_large'},
+      'method': HO_ET_AL,
       'schedule': {'name': 'cosine', 'T': 250},
     },
   ),
