@@ -2,8 +2,8 @@
 
 The lecture's two candidates for the code (section 3.1): Gaussian, with a diagonal or a full
 covariance, against the prior N(0, I); and uniform on a box, against the prior uniform on the unit
-cube. All of them are reparameterised, and their KL is in closed form. Beside
-them the code of a plain autoencoder, a point.
+cube. All of them are reparameterised, and their KL is in closed form. Beside them the code of a
+plain autoencoder, a point.
 """
 
 from collections.abc import Callable
