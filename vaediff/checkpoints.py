@@ -142,7 +142,7 @@ class Checkpoints:
   def _check_kind(self, step: int, found: dict[str, tuple], template: Any) -> None:
     """Raises InputError where the arrays of a checkpoint have other names, shapes or types."""
     wanted = {
-      _name(path): (np.shape(leaf), np.result_type(leaf).name)
+      _name(path): (np.shape(leaf), jnp.result_type(leaf).name)
       for path, leaf in jax.tree.leaves_with_path(template)
     }
     for name in sorted(found.keys() | wanted.keys()):
