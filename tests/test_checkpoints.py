@@ -165,7 +165,7 @@ def test_without_a_sound_checkpoint_nothing_starts_anew(two, tmp_path):
       r'w is float32 \[100, 70\] there and float32 \[100, 71',
     ),
     ({'w': np.zeros((100, 70), np.int32)}, r'w is float32 \[100, 70\] there and int32'),
-    ({'w': np.zeros((100, 70), np.float32), 'b': np.zeros(3)}, r'b is absent there and float64'),
+    ({'w': np.zeros((100, 70), np.float32), 'b': np.zeros(3)}, r'b is absent there and float32'),
     ({'v': np.zeros((100, 70), np.float32)}, r'v is absent there'),
   ],
 )

@@ -18,6 +18,8 @@ import orbax.checkpoint as ocp
 from vaediff import parallel
 from vaediff.errors import InputError, RunError
 
+# Room that is left for the other files of a run.
+_SPARE_BYTES = 2**20
 _STATE, _CONTENTS = 'state', 'contents'
 
 
@@ -40,6 +42,7 @@ class Checkpoints:
     Raises RunError where the state is not finite, and where this write or the one before fails (a
     full disk); the checkpoints that were there before stay.
     """
+    self.wait()
     if step in self._manager.all_steps():
       return
     state = parallel.unreplicate(replicated_state)
@@ -49,6 +52,7 @@ class Checkpoints:
           f'{_name(path)} is not finite after step {step}; no checkpoint of it is written, and the '
           f'newest is of step {self._manager.latest_step()}'
         )
+    self._check_room(step, sum(leaf.nbytes for leaf in jax.tree.leaves(state)))
     items = ocp.args.Composite(
       **{_STATE: ocp.args.StandardSave(state), _CONTENTS: ocp.args.JsonSave(contents(state))}
     )
@@ -109,6 +113,16 @@ class Checkpoints:
       cleanup_tmp_directories=not self._read_only,
     )
     return ocp.CheckpointManager(self._directory, options=options)
+
+  def _check_room(self, step: int, num_bytes: int) -> None:
+    """Raises RunError where a state of this size does not fit beside what else is written."""
+    free = shutil.disk_usage(self._directory).free
+    if free < 1.5 * num_bytes + _SPARE_BYTES:
+      raise RunError(
+        f'the checkpoint of step {step} has {num_bytes:,} bytes, and {self._directory} has room '
+        f'for {free:,}; the one of step {self._manager.latest_step()} is whole: make room, and '
+        'start again'
+      )
 
   def _writing(self, write) -> None:
     try:
