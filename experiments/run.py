@@ -51,7 +51,7 @@ def main(argv: Sequence[str]) -> int:
     # Imported here, not at the top: a wrong command line is answered before orbax is loaded.
     from experiments import stages
 
-    _enable_compilation_cache()
+    enable_compilation_cache()
     if DISTRIBUTED.value:
       parallel.start_processes()
       if not parallel.is_primary():
@@ -146,7 +146,7 @@ def _unknown_override(argv: Sequence[str]) -> str | None:
   return None
 
 
-def _enable_compilation_cache() -> None:
+def enable_compilation_cache() -> None:
   """Keeps compiled programs in the user's cache folder, where the environment names no other."""
   if 'JAX_COMPILATION_CACHE_DIR' not in os.environ:
     cache = Path(os.environ.get('XDG_CACHE_HOME') or Path.home() / '.cache')

@@ -146,10 +146,15 @@ def provenance(config: dict) -> dict[str, Any]:
     'jax': jax.__version__,
     'device': f'{len(jax.devices())} x {device.device_kind} ({device.platform})',
     'processes': jax.process_count(),
-    'versions': {'python': platform.python_version()}
-    | {name: importlib.metadata.version(name) for name in PACKAGES},
+    'versions': versions(),
     'config': config,
   }
+
+
+def versions() -> dict[str, str]:
+  """Of Python and of the packages that numbers may depend on."""
+  packages = {name: importlib.metadata.version(name) for name in PACKAGES}
+  return {'python': platform.python_version()} | packages
 
 
 def commit() -> str:

@@ -112,10 +112,8 @@ def make_dispatch(
       average = update_average(state.average, params, ema_decay, state.step + 1)
       return TrainState(state.step + 1, Variables(params, carry), opt_state, average)
 
-    # A condition, not a selection, which would read and write the state once more.
     proceeds = (state.step == expected_step) & is_finite(metrics)
-    state = jax.lax.cond(proceeds, update, lambda state: state, state)
-    return state, (metrics, is_finite(terms))
+    return update_if(proceeds, update, state), (metrics, is_finite(terms))
 
   def dispatch(state, first_step, key, x, label, indices):
     def body(state, inputs):
@@ -127,6 +125,14 @@ def make_dispatch(
     return state, metrics, finite
 
   return parallel.pmap(dispatch, devices, in_axes=(0, None, None, 0, 0, 0), donate_argnums=0)
+
+
+def update_if(proceeds, update: Callable, state: TrainState) -> TrainState:
+  """update(state), or the state as it is.
+
+  By a condition: a selection between the two would read and write the state once more.
+  """
+  return jax.lax.cond(proceeds, update, lambda state: state, state)
 
 
 def make_examination(method: Method, observe: Callable) -> Callable:

@@ -6,7 +6,9 @@ Kills at any moment are in tests/torture.py, signals in test_preemption.py.
 import contextlib
 import json
 import os
+import re
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -191,6 +193,20 @@ def test_the_others_end_when_one_process_dies(tmp_path):
   survivor.communicate(timeout=120)
   assert survivor.returncode != 0
   assert time.monotonic() - died < 90
+
+
+def test_a_signal_to_one_process_stops_all_after_the_same_step(tmp_path):
+  """By JAX's preemption service."""
+  workdir = tmp_path / 'w'
+  longer = ('--config.training.num_steps=2000', '--config.evaluation.every=0')
+  processes = start_two(*CONFIG, *longer, f'--workdir={workdir}')
+  wait_for(workdir / 'metrics.jsonl')
+  processes[1].send_signal(signal.SIGTERM)
+  said = [finish(process, status=-signal.SIGTERM)[1] for process in processes]
+  steps = {re.search(r'stopped by SIGTERM after step (\d+) of 2000', text)[1] for text in said}
+  (step,) = steps
+  assert (workdir / 'checkpoints' / step).is_dir()
+  assert metrics_of(workdir)[-1]['step'] == int(step)
 
 
 def wait_for(path: Path) -> None:

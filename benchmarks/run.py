@@ -1,0 +1,72 @@
+"""Runs benchmarks and writes what they measure.
+
+  python -m benchmarks.run [--suite=NAME] [--num_turns=N] [--folder=benchmarks/results]
+
+Each suite compares by turns in one process, and writes FOLDER/NAME.json (rows, machine, versions,
+date, commit) and the same as a Markdown table, FOLDER/NAME.md, which is printed too.
+"""
+
+import datetime
+import importlib
+import os
+import platform
+import sys
+from pathlib import Path
+
+import jax
+from absl import flags
+
+from experiments import workdir
+from experiments.run import enable_compilation_cache
+from vaediff import reporting
+
+SUITES = ('finite_check',)
+
+SUITE = flags.DEFINE_enum('suite', None, SUITES, 'The suite; all of them if left out.')
+NUM_TURNS = flags.DEFINE_integer('num_turns', 20, 'How often each is timed.', lower_bound=2)
+FOLDER = flags.DEFINE_string('folder', 'benchmarks/results', 'Where the results go.')
+
+
+def main(argv: list[str]) -> int:
+  """Runs the program; returns the exit status."""
+  try:
+    flags.FLAGS(argv)
+  except flags.Error as error:
+    print(f'error: {error}', file=sys.stderr)
+    return 2
+  enable_compilation_cache()
+  folder = Path(FOLDER.value)
+  folder.mkdir(parents=True, exist_ok=True)
+  for name in [SUITE.value] if SUITE.value else SUITES:
+    suite = importlib.import_module(f'benchmarks.{name}')
+    rows = suite.run(NUM_TURNS.value)
+    reporting.write_json(
+      folder / f'{name}.json', {'rows': rows, 'num_turns': NUM_TURNS.value} | provenance()
+    )
+    text = f'{suite.__doc__.strip()}\n\n{table(rows)}'
+    (folder / f'{name}.md').write_text(text)
+    print(text)
+  return 0
+
+
+def provenance() -> dict:
+  """The machine in words, versions, date and commit."""
+  device = jax.devices()[0]
+  return {
+    'machine': f'{platform.machine()}, {os.cpu_count()} CPU cores',
+    'device': f'{len(jax.devices())} x {device.device_kind} ({device.platform})',
+    'versions': workdir.versions(),
+    'date': datetime.date.today().isoformat(),
+    'commit': workdir.commit(),
+  }
+
+
+def table(rows: list[dict]) -> str:
+  """Rows of the same columns as a Markdown table; numbers with four significant digits."""
+  lines = [list(rows[0]), ['---'] * len(rows[0])]
+  lines += [[f'{v:.4g}' if isinstance(v, float) else str(v) for v in row.values()] for row in rows]
+  return ''.join(f'| {" | ".join(line)} |\n' for line in lines)
+
+
+if __name__ == '__main__':
+  sys.exit(main(sys.argv))
