@@ -9,6 +9,8 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from vaediff import reverse_process, sampling, time_sampling
 from vaediff.errors import InputError
 from vaediff.methods import coding, denoising_chain, diffusion, vae
@@ -27,35 +29,46 @@ class Variants(NamedTuple):
   sections: dict[str, dict]
 
 
-def integer(minimum: int, below: float = float('inf')) -> Field:
-  upper = f' and below {below}' if below < float('inf') else ''
+def integer(minimum: int, below: int = 2**31) -> Field:
+  """Integers are of 32 bits on a device."""
   return Field(
-    lambda v: _is_int(v) and minimum <= v < below, f'an integer of at least {minimum}{upper}'
+    lambda v: _is_int(v) and minimum <= v < below,
+    f'an integer of at least {minimum} and below {below}',
   )
 
 
 def number(minimum: float = float('-inf'), below: float = float('inf')) -> Field:
+  """The range is that of the number as float32, in which it is computed with."""
   return Field(
-    lambda v: _is_finite(v) and minimum <= v < below, f'a finite number in [{minimum:g}, {below:g})'
+    lambda v: _is_finite(v) and minimum <= _as_float32(v) < below,
+    f'a finite number in [{minimum:g}, {below:g}), in float32',
   )
 
 
 def positive(below: float = float('inf')) -> Field:
-  return Field(lambda v: _is_finite(v) and 0 < v < below, f'a finite number in (0, {below:g})')
+  """As `number`. What is below the normal numbers of float32 may count as zero on a device."""
+  return Field(
+    lambda v: _is_finite(v) and np.finfo(np.float32).tiny <= _as_float32(v) < below,
+    f'a finite number in (0, {below:g}), in float32',
+  )
 
 
 def one_of(*values: str) -> Field:
   return Field(lambda v: v in values and isinstance(v, str), f'one of {", ".join(values)}')
 
 
-def integers(at_least_one: bool = True) -> Field:
+def integers(at_least_one: bool = True, below: int = 2**31, example: str = '(256, 128)') -> Field:
+  entry = integer(1, below)
   return Field(
-    lambda v: (
-      isinstance(v, tuple) and len(v) >= at_least_one and all(_is_int(i) and i > 0 for i in v)
-    ),
-    'a tuple of positive integers, as in (256, 128)',
+    lambda v: isinstance(v, tuple) and len(v) >= at_least_one and all(map(entry.holds, v)),
+    f'a tuple of positive integers below {below}, as in {example}',
   )
 
+
+# Beyond it exp(log_snr) leaves the range of float32.
+LARGEST_LOG_SNR = 80
+# Of a noise schedule, whose table is in memory several times.
+MOST_LEVELS = 10**6 + 1
 
 FRACTION = Field(lambda v: _is_finite(v) and 0 <= v <= 1, 'a number in [0, 1]')
 BOOLEAN = Field(lambda v: isinstance(v, bool), 'True or False')
@@ -73,7 +86,8 @@ DENOISER = Variants(
       'num_blocks': integer(1),
       'patch_size': integer(1),
       'attention': BOOLEAN,
-      'fourier_exponents': integers(at_least_one=False),
+      # Beyond 2^23 float32 does not resolve a turn of the sine.
+      'fourier_exponents': integers(at_least_one=False, below=24, example='(3, 4)'),
       'remat': BOOLEAN,
     },
     'transformer': {
@@ -95,12 +109,13 @@ KL_WEIGHT = Variants(
     'cyclical': {'beta': number(0), 'period': integer(1), 'ramp': positive()},
   }
 )
+LOG_SNR = number(-LARGEST_LOG_SNR, LARGEST_LOG_SNR)
 FIXED_SCHEDULES = {
-  'linear': {'T': integer(1), 'beta_first': positive(1), 'beta_last': positive(1)},
-  'cosine': {'T': integer(1)},
-  'linear_log_snr': {'T': integer(1), 'first': number(), 'last': number()},
+  'linear': {'T': integer(1, MOST_LEVELS), 'beta_first': positive(1), 'beta_last': positive(1)},
+  'cosine': {'T': integer(1, MOST_LEVELS)},
+  'linear_log_snr': {'T': integer(1, MOST_LEVELS), 'first': LOG_SNR, 'last': LOG_SNR},
 }
-LEARNED_SCHEDULE = {'learned': {'T': integer(2), 'first': number(), 'last': number()}}
+LEARNED_SCHEDULE = {'learned': {'T': integer(2, MOST_LEVELS), 'first': LOG_SNR, 'last': LOG_SNR}}
 
 EVALUATION = {'split': one_of('test', 'validation'), 'batch_size': integer(1), 'every': integer(0)}
 # num_steps = 0: all levels of the schedule. noise_scale is for ancestral sampling, eta for DDIM.
@@ -147,7 +162,7 @@ COMMON = {
   'fit': {'num_examples': integer(0)},
   # classifier: the workdir of a finished one; '': the quality of samples is not measured.
   # inception: a file with the weights of InceptionV3, for the FID of colour pictures; '': none.
-  'quality': {'classifier': STRING, 'num_samples': integer(10), 'inception': STRING},
+  'quality': {'classifier': STRING, 'num_samples': integer(12), 'inception': STRING},
 }
 
 METHODS = {
@@ -298,10 +313,14 @@ def _variant(path: str, section: Any, names: Mapping) -> str:
 
 
 def _is_finite(value: Any) -> bool:
-  # Integers past the range of floats are no numbers for a computation either.
-  return (_is_int(value) and abs(value) < 2**63) or (
-    isinstance(value, float) and math.isfinite(value)
-  )
+  """Whether the value is a number that float32 has."""
+  is_number = (_is_int(value) and abs(value) < 2**63) or isinstance(value, float)
+  return is_number and math.isfinite(_as_float32(value))
+
+
+def _as_float32(value: float) -> np.float32:
+  with np.errstate(all='ignore'):
+    return np.float32(value)
 
 
 def _is_int(value: Any) -> bool:
