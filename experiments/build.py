@@ -292,8 +292,9 @@ def _schedule(config: Mapping):
     schedule = getattr(schedules, name)(**arguments)
   except ValueError as error:
     raise InputError(f'schedule: {error}') from error
-  initial = schedule.table(schedule.init()) if isinstance(schedule, schedules.Learned) else schedule
-  table = np.float32(initial[1:])
+  # A learned one begins about there.
+  table = schedules.linear_log_snr(**arguments) if name == 'learned' else schedule
+  table = np.float32(table[1:])
   if np.abs(table).max() > schema.LARGEST_LOG_SNR:
     raise InputError(
       f'schedule {name} has the log-SNR {table[0]:g} at t = 1 and {table[-1]:g} at t = T; beyond '

@@ -43,7 +43,7 @@ def main(argv: Sequence[str]) -> int:
     _enable_compilation_cache()
     stages.run(config, Path(WORKDIR.value), MODE.value)
   except InputError as error:
-    print(f'error: {error}', file=sys.stderr)
+    print(f'error: {" ".join(str(error).split())}', file=sys.stderr)
     return 2
   return 0
 
@@ -97,8 +97,10 @@ def _unknown_override(argv: Sequence[str]) -> str | None:
   try:
     config = flags.FLAGS['config'].parser.parse(_config_path(argv))
     names = schema.flatten(config.to_dict())
-  except (Exception, SystemExit):  # then it is the config file itself that is wrong
-    return None
+  except (Exception, SystemExit) as error:  # then it is the config file itself that is wrong
+    # ml_collections puts the whole traceback into the message of these two.
+    cause = error.__context__ if isinstance(error, TypeError | ValueError) else error
+    return f'--config={_config_path(argv)} gives no config ({type(cause).__name__}: {cause})'
   for name in re.findall(r'^--?config\.([^=\n]*)', '\n'.join(argv[1:]), re.MULTILINE):
     if name not in names:
       return f'{name} is not a field of this config{schema.nearest_name(name, names)}'

@@ -29,6 +29,17 @@ class Variants(NamedTuple):
   sections: dict[str, dict]
 
 
+# What a config may ask for at most, far above what is of use: the levels of a noise schedule, whose
+# table is in memory several times; the units of a layer; layers and draws of a loss, each of which
+# is a part of the compiled program. One more than allowed.
+MOST_LEVELS = 10**6 + 1
+MOST_UNITS = 2**16
+MOST_LAYERS = 1001
+MOST_DRAWS = 1001
+# Beyond it exp(log_snr) leaves the range of float32.
+LARGEST_LOG_SNR = 80
+
+
 def integer(minimum: int, below: int = 2**31) -> Field:
   """Integers are of 32 bits on a device."""
   return Field(
@@ -57,7 +68,9 @@ def one_of(*values: str) -> Field:
   return Field(lambda v: v in values and isinstance(v, str), f'one of {", ".join(values)}')
 
 
-def integers(at_least_one: bool = True, below: int = 2**31, example: str = '(256, 128)') -> Field:
+def integers(
+  at_least_one: bool = True, below: int = MOST_UNITS, example: str = '(256, 128)'
+) -> Field:
   entry = integer(1, below)
   return Field(
     lambda v: isinstance(v, tuple) and len(v) >= at_least_one and all(map(entry.holds, v)),
@@ -65,36 +78,32 @@ def integers(at_least_one: bool = True, below: int = 2**31, example: str = '(256
   )
 
 
-# Beyond it exp(log_snr) leaves the range of float32.
-LARGEST_LOG_SNR = 80
-# Of a noise schedule, whose table is in memory several times.
-MOST_LEVELS = 10**6 + 1
-
+SIZE = integer(1, MOST_UNITS)
 FRACTION = Field(lambda v: _is_finite(v) and 0 <= v <= 1, 'a number in [0, 1]')
 BOOLEAN = Field(lambda v: isinstance(v, bool), 'True or False')
 STRING = Field(lambda v: isinstance(v, str), 'a string')
 ACTIVATION = one_of('tanh', 'relu', 'gelu', 'silu')
 
 MLP = {'widths': integers(at_least_one=False), 'activation': ACTIVATION}
-CONV = {'widths': integers(), 'num_blocks': integer(1)}
+CONV = {'widths': integers(), 'num_blocks': integer(1, MOST_LAYERS)}
 CODER = Variants({'mlp': MLP, 'conv': CONV})
 DENOISER = Variants(
   {
     'mlp': {'widths': integers(), 'activation': ACTIVATION},
     'unet': {
       'widths': integers(),
-      'num_blocks': integer(1),
-      'patch_size': integer(1),
+      'num_blocks': integer(1, MOST_LAYERS),
+      'patch_size': SIZE,
       'attention': BOOLEAN,
       # Beyond 2^23 float32 does not resolve a turn of the sine.
       'fourier_exponents': integers(at_least_one=False, below=24, example='(3, 4)'),
       'remat': BOOLEAN,
     },
     'transformer': {
-      'width': integer(2),
-      'num_blocks': integer(1),
-      'num_heads': integer(1),
-      'patch_size': integer(1),
+      'width': integer(2, MOST_UNITS),
+      'num_blocks': integer(1, MOST_LAYERS),
+      'num_heads': SIZE,
+      'patch_size': SIZE,
       'remat': BOOLEAN,
     },
   }
@@ -169,11 +178,11 @@ METHODS = {
   'vae': {
     'method': {
       'name': STRING,
-      'latent_dim': integer(1),
+      'latent_dim': SIZE,
       'prior': one_of('normal', 'uniform'),
       'posterior': one_of('diagonal', 'full', 'box'),
       'objective': one_of(*vae.OBJECTIVES),
-      'num_draws': integer(1),
+      'num_draws': integer(1, MOST_DRAWS),
       'free_bits': number(0),
       'sample_pixels': BOOLEAN,
     },
@@ -190,7 +199,7 @@ METHODS = {
     },
   },
   'autoencoder': {
-    'method': {'name': STRING, 'latent_dim': integer(1), 'sample_pixels': BOOLEAN},
+    'method': {'name': STRING, 'latent_dim': SIZE, 'sample_pixels': BOOLEAN},
     'likelihood': LIKELIHOOD,
     'encoder': CODER,
     'decoder': CODER,
@@ -202,7 +211,7 @@ METHODS = {
     'denoiser': DENOISER,
   },
   'classifier': {
-    'method': {'name': STRING, 'num_features': integer(1), 'max_shift': integer(0)},
+    'method': {'name': STRING, 'num_features': SIZE, 'max_shift': integer(0)},
     'trunk': CODER,
   },
   'diffusion': {
@@ -235,6 +244,8 @@ METHODS = {
 
 def check(config: Mapping) -> None:
   """Raises InputError for the first field of the config that the schema does not allow."""
+  if not isinstance(config, Mapping):
+    raise InputError(f'the config is {config!r}; it is made of sections')
   name = _variant('method', config.get('method'), METHODS)
   _check_section('', config, COMMON | METHODS[name])
   training, evaluation = config['training'], config['evaluation']
