@@ -305,7 +305,8 @@ def _check_section(path: str, section: Any, schema: dict | Variants) -> None:
   prefix = f'{path}.' if path else ''
   for key in section:
     if key not in schema:
-      raise InputError(f'{prefix}{key} is not a field of {kind}{nearest_name(key, schema)}')
+      nearest = nearest_name(f'{prefix}{key}', [f'{prefix}{name}' for name in schema])
+      raise InputError(f'{prefix}{key} is not a field of {kind}{nearest}')
   for key, field in schema.items():
     if key not in section:
       raise InputError(f'{prefix}{key} is missing from the config')
