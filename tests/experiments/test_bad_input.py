@@ -5,6 +5,7 @@ import shutil
 
 import numpy as np
 import pytest
+from sklearn import datasets
 
 from vaediff.datasets import digits
 
@@ -327,6 +328,12 @@ def overwrite(path):
   path.write_bytes(content)
 
 
+def replace(path, old, new):
+  text = path.read_text()
+  assert old in text
+  path.write_text(text.replace(old, new))
+
+
 def edit_json(path, **changes):
   path.write_text(json.dumps(json.loads(path.read_text()) | changes))
 
@@ -342,6 +349,9 @@ DAMAGE = {
   'no dataset_info.json': lambda d: (d / 'dataset_info.json').unlink(),
   'no features.json': lambda d: (d / 'features.json').unlink(),
   'broken features': lambda d: (d / 'features.json').write_text('{}'),
+  'fewer classes': lambda d: replace(
+    d / 'features.json', '"numClasses": "10"', '"numClasses": "9"'
+  ),
   'an empty folder': lambda d: [path.unlink() for path in d.iterdir()],
 }
 
@@ -356,6 +366,15 @@ def test_a_damaged_data_set(name, refuse_at, tmp_path):
   assert f'data set digits in {folder} is damaged or incomplete' in line
   assert f'delete {folder}, and the next run prepares it again' in line
   assert contents(folder) == before
+
+
+def test_a_data_set_of_other_levels(refuse_at, tmp_path, monkeypatch):
+  scans = datasets.load_digits()
+  scans.images += 1
+  monkeypatch.setattr(datasets, 'load_digits', lambda: scans)
+  digits.prepare(tmp_path / 'data')
+  line = refuse_at(tmp_path / 'w', VAE, TFDS_DATA_DIR=str(tmp_path / 'data'))
+  assert 'the split train has the level 17, not 0 to 16' in line
 
 
 def test_a_data_set_in_another_format(refuse_at, tmp_path):
