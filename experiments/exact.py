@@ -328,8 +328,11 @@ def train(method: Method, x, num_steps: int, learning_rate: float) -> Variables:
     seed=0,
     devices=devices,
   )
-  *_, (_, state, _) = dispatches
-  return training.averaged(parallel.unreplicate(state))
+  *_, last = dispatches
+  state = parallel.unreplicate(last.state)
+  if state.step < num_steps:
+    raise FloatingPointError(f'the loss or its gradient is not finite in step {state.step + 1}')
+  return training.averaged(state)
 
 
 def digits() -> np.ndarray:

@@ -1,18 +1,17 @@
 """What `evaluate` measures: likelihood, codes, the quality of samples, the chain level by level."""
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 
 import jax
 import numpy as np
 
-from experiments import schema
+from experiments import workdir
 from experiments.build import build
 from experiments.tools import EVALUATE, SAMPLE, Tools
 from vaediff import data, forward_process, gaussian, likelihoods, parallel, training
 from vaediff.checkpoints import Checkpoints
-from vaediff.errors import InputError
+from vaediff.errors import InputError, RunError
 from vaediff.evaluation import codes, likelihood, quality
 from vaediff.methods.base import Variables
 from vaediff.networks import inception
@@ -20,6 +19,20 @@ from vaediff.networks import inception
 # Levels of a chain at which its drift is measured, from noise to data.
 NUM_DRIFT_LEVELS = 11
 INCEPTION_BATCH_SIZE = 50
+
+
+def measure(tools: Tools, variables: Variables) -> tuple[dict[str, dict], dict]:
+  """All that a config asks for: metrics {name: {'value', 'stderr', 'unit'}}, and tables by name."""
+  config, tables = tools.config, {}
+  metrics = code_metrics(tools, variables) | scores(tools, variables)
+  if config['evaluation'].get('time_terms'):
+    tables['time_terms'] = time_terms(tools, variables)
+  if config['quality']['classifier'] and tools.method.sample is not None:
+    measured, drift = sample_quality(tools, variables)
+    metrics |= measured
+    if drift is not None:
+      tables['drift'] = drift
+  return metrics, tables
 
 
 def scores(tools: Tools, variables: Variables) -> dict[str, dict]:
@@ -43,7 +56,7 @@ def code_metrics(tools: Tools, variables: Variables) -> dict[str, dict]:
 
 
 def time_terms(tools: Tools, variables: Variables) -> dict[str, list]:
-  """What each level t of a chain contributes, for time_terms.json.
+  """What each level t of a chain contributes.
 
   {'t': [T'], 'log_snr': [T'], name: {'value': [T'], 'stderr': [T']}}, for the T' levels that were
   drawn, each a mean over the examples that had it, with its standard error.
@@ -65,7 +78,7 @@ def time_terms(tools: Tools, variables: Variables) -> dict[str, list]:
 def sample_quality(tools: Tools, variables: Variables) -> tuple[dict[str, dict], dict | None]:
   """The quality of samples in the features of a classifier, and the drift of the chain.
 
-  The metrics, and for methods with a chain the content of drift.json, else None.
+  The metrics, and for methods with a chain a table of its drift, else None.
   """
   settings, dataset = tools.config['quality'], tools.experiment.dataset
   describe = _load_classifier(tools)
@@ -157,13 +170,9 @@ def _classifier_config(config: dict) -> dict:
   folder = Path(config['quality']['classifier'])
   remedy = 'quality.classifier names the workdir of a finished classifier of the same data'
   try:
-    found = json.loads((folder / 'config.json').read_text(), object_hook=_with_tuples)
-  except (OSError, ValueError) as error:
-    raise InputError(f'{folder / "config.json"} cannot be read ({error}); {remedy}') from error
-  try:
-    schema.check(found)
+    found = workdir.read_config(folder)
   except InputError as error:
-    raise InputError(f'{folder / "config.json"}: {error}; {remedy}') from error
+    raise InputError(f'{error}; {remedy}') from error
   kinds = [
     {'method': section['method']['name']} | section['data'] | {'data_dir': ''}
     for section in (found, config)
@@ -171,8 +180,8 @@ def _classifier_config(config: dict) -> dict:
   kinds[1]['method'] = 'classifier'
   if kinds[0] != kinds[1]:
     raise InputError(f'{folder} holds {kinds[0]}, and this run asks for {kinds[1]}; {remedy}')
-  with Checkpoints(folder / 'checkpoints') as checkpoints:
-    if checkpoints.latest_step() != found['training']['num_steps']:
+  with Checkpoints(folder / 'checkpoints', read_only=True) as checkpoints:
+    if found['training']['num_steps'] not in checkpoints.steps():
       raise InputError(f'{folder} has no checkpoint of its last step; {remedy}')
   found['data'] = config['data']
   found['evaluation']['batch_size'] = config['evaluation']['batch_size']
@@ -185,8 +194,10 @@ def _load_classifier(tools: Tools) -> Callable:
   # Pictures come observed already: they are described as they are.
   experiment = build(config)._replace(observe=lambda keys, x: x)
   classifier = Tools(experiment, config, folder, tools.devices)
-  with Checkpoints(folder / 'checkpoints') as checkpoints:
-    state = checkpoints.restore(config['training']['num_steps'], classifier.initial_state())
+  with Checkpoints(folder / 'checkpoints', read_only=True) as checkpoints:
+    step, state = checkpoints.restore_newest(classifier.initial_state())
+  if step != config['training']['num_steps']:
+    raise RunError(f'the last checkpoint of the classifier {folder} is damaged; train it again')
   variables = parallel.replicate(training.averaged(state), tools.devices)
 
   def describe(pictures: np.ndarray):
@@ -194,8 +205,3 @@ def _load_classifier(tools: Tools) -> Callable:
     return classifier.statistics(variables, tools.key(EVALUATE), split)
 
   return describe
-
-
-def _with_tuples(section: dict) -> dict:
-  """A section of a config as JSON gives it back, with tuples for lists."""
-  return {k: tuple(v) if isinstance(v, list) else v for k, v in section.items()}

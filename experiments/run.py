@@ -1,15 +1,22 @@
 """Runs one experiment: trains, evaluates on the test split and samples.
 
   python -m experiments.run --config=configs/NAME.py[:tiny] --workdir=W
-         [--mode=train|evaluate|sample] [--config.a.b=value ...] [--num_samples=N]
+         [--mode=train|evaluate|sample|verify|replay] [--config.a.b=value ...] [--num_samples=N]
+         [--distributed]
 
-`train` (the default) does all three; started again on the same workdir it resumes. `evaluate` and
-`sample` use the newest checkpoint. Exit status: 0 done; 2 the input is wrong, with one line that
-says how to mend it; 1 anything else.
+`train` (the default) does the first three; started again on the same workdir it resumes. `evaluate`
+and `sample` use the newest checkpoint. `verify` evaluates a finished run again and says whether its
+numbers still hold; `replay` does a training step again whose loss was not finite. Where the workdir
+holds a run already, its own config is used if --config is left out.
+
+Exit status: 0 done; 2 the input is wrong, with one line that says how to mend it; 1 anything else.
+A run that SIGTERM or SIGINT has stopped saves, and ends by that signal: to a shell, 143 or 130.
 """
 
+import errno
 import os
 import re
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,10 +24,11 @@ from pathlib import Path
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
-from experiments import schema
-from vaediff.errors import InputError
+from experiments import preemption, schema
+from vaediff import parallel
+from vaediff.errors import InputError, RunError
 
-MODES = ('train', 'evaluate', 'sample')
+MODES = ('train', 'evaluate', 'sample', 'verify', 'replay')
 
 CONFIG = config_flags.DEFINE_config_file(
   'config', None, 'Config file; --config.a.b=value overrides.'
@@ -28,10 +36,13 @@ CONFIG = config_flags.DEFINE_config_file(
 WORKDIR = flags.DEFINE_string('workdir', None, 'Folder of the run.')
 MODE = flags.DEFINE_string('mode', 'train', f'One of {", ".join(MODES)}.')
 NUM_SAMPLES = flags.DEFINE_integer('num_samples', None, 'Overrides sampling.num_samples.')
+DISTRIBUTED = flags.DEFINE_bool(
+  'distributed', False, 'This is one of several processes, on as many hosts, that share the run.'
+)
 
 
 def main(argv: Sequence[str]) -> int:
-  """Runs the program; returns the exit status."""
+  """Runs the program; returns the exit status, or ends by the signal that stopped it."""
   if {'-h', '--help'} & set(argv[1:]):
     print(f'{__doc__}\n{flags.FLAGS.main_module_help()}')
     return 0
@@ -41,15 +52,36 @@ def main(argv: Sequence[str]) -> int:
     from experiments import stages
 
     _enable_compilation_cache()
+    if DISTRIBUTED.value:
+      parallel.start_processes()
+      if not parallel.is_primary():
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the primary says it
     stages.run(config, Path(WORKDIR.value), MODE.value)
   except InputError as error:
-    print(f'error: {" ".join(str(error).split())}', file=sys.stderr)
-    return 2
+    return _fail(2, error)
+  except (RunError, FloatingPointError) as error:
+    return _fail(1, error)
+  except OSError as error:
+    if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+      raise
+    return _fail(1, f'{error}; what is written so far is whole: make room, and start again')
+  except (preemption.Stopped, KeyboardInterrupt) as stop:
+    signum = getattr(stop, 'signum', signal.SIGINT)
+    text = ' '.join(['stopped by', signal.Signals(signum).name, *stop.args])
+    print(f'{text}; the same command goes on', file=sys.stderr, flush=True)
+    parallel.leave_processes()
+    preemption.die(signum)
   return 0
+
+
+def _fail(status: int, reason) -> int:
+  print(f'error: {" ".join(str(reason).split())}', file=sys.stderr)
+  return status
 
 
 def parse(argv: Sequence[str]) -> dict:
   """The resolved config, checked against the schema. Raises InputError for a wrong command line."""
+  argv = _with_recorded_config(argv)
   _check_config_file(argv)
   try:
     rest = flags.FLAGS(argv)
@@ -75,15 +107,24 @@ def parse(argv: Sequence[str]) -> dict:
   return config
 
 
-def _config_path(argv: Sequence[str]) -> str | None:
-  """The value of --config, without the variant after a colon."""
-  found = re.search(r'^--?config[=\n](.*)$', '\n'.join(argv[1:]), re.MULTILINE)
+def _option(argv: Sequence[str], name: str) -> str | None:
+  """The value of an option as it stands on the command line."""
+  found = re.search(rf'^--?{name}[=\n](.*)$', '\n'.join(argv[1:]), re.MULTILINE)
   return found and found[1]
+
+
+def _with_recorded_config(argv: Sequence[str]) -> Sequence[str]:
+  """The command line; without --config, with the config that the workdir holds, if it does."""
+  workdir = _option(argv, 'workdir')
+  if _option(argv, 'config') or not workdir or not (Path(workdir) / 'config.json').is_file():
+    return argv
+  recorded = Path(__file__).with_name('recorded.py')
+  return [argv[0], f'--config={recorded}:{workdir}', *argv[1:]]
 
 
 def _check_config_file(argv: Sequence[str]) -> None:
   """Raises InputError where --config is missing or names no file."""
-  path = _config_path(argv)
+  path = _option(argv, 'config')
   if path is None:
     raise InputError(
       '--config is missing; usage: python -m experiments.run --config=FILE --workdir=FOLDER'
@@ -95,12 +136,12 @@ def _check_config_file(argv: Sequence[str]) -> None:
 def _unknown_override(argv: Sequence[str]) -> str | None:
   """What is wrong with the first --config.NAME=value whose NAME the config does not have."""
   try:
-    config = flags.FLAGS['config'].parser.parse(_config_path(argv))
+    config = flags.FLAGS['config'].parser.parse(_option(argv, 'config'))
     names = schema.flatten(config.to_dict())
   except (Exception, SystemExit) as error:  # then it is the config file itself that is wrong
     # ml_collections puts the whole traceback into the message of these two.
     cause = error.__context__ if isinstance(error, TypeError | ValueError) else error
-    return f'--config={_config_path(argv)} gives no config ({type(cause).__name__}: {cause})'
+    return f'--config={_option(argv, "config")} gives no config ({type(cause).__name__}: {cause})'
   for name in re.findall(r'^--?config\.([^=\n]*)', '\n'.join(argv[1:]), re.MULTILINE):
     if name not in names:
       return f'{name} is not a field of this config{schema.nearest_name(name, names)}'

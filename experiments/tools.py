@@ -43,6 +43,19 @@ class Tools:
     return training.init(self.key(INIT), self.method, self.experiment.optimizer, batch)
 
   @functools.cached_property
+  def dispatch(self) -> Callable:
+    """Several training steps: see `training.make_dispatch`."""
+    section = self.config['training']
+    return training.make_dispatch(
+      self.method,
+      self.experiment.optimizer,
+      self.experiment.observe,
+      section['batch_size'],
+      section['ema_decay'],
+      self.devices,
+    )
+
+  @functools.cached_property
   def scores(self) -> Callable:
     """The bound's terms of each example; without a likelihood its scores, or those of the loss."""
     last_step = self.config['training']['num_steps']

@@ -1,11 +1,16 @@
 """The folder of a run: which config it belongs to, and what its results came from."""
 
+import contextlib
+import fcntl
 import hashlib
+import importlib.metadata
 import json
+import platform
 import subprocess
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from experiments import schema
 from vaediff import reporting
@@ -28,6 +33,8 @@ FREE_AFTER_TRAINING = (
   'sampler.',
   'sampling.',
 )
+# Packages whose version the numbers may depend on.
+PACKAGES = ('jaxlib', 'flax', 'optax', 'numpy', 'scipy', 'scikit-learn')
 
 
 def check(workdir: Path, config: dict, mode: str) -> None:
@@ -43,18 +50,71 @@ def check(workdir: Path, config: dict, mode: str) -> None:
     raise InputError(f'--workdir={workdir} holds no run to {mode}; train one there first')
 
 
-def claim(workdir: Path, config: dict) -> None:
-  """Makes the workdir this config's own. Raises InputError where it cannot be written."""
+@contextlib.contextmanager
+def claimed(workdir: Path, config: dict) -> Iterator[None]:
+  """Makes the workdir this config's own, and this process's for as long as the block runs.
+
+  Raises InputError where it cannot be written, and where another process has it. The lock is the
+  operating system's (flock), which ends with the process whatever ends it.
+  """
   path = workdir / 'config.json'
   try:
     workdir.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryFile(dir=workdir):
       pass
-    if not path.exists():
-      reporting.write_json(path, config)
+    lock = (workdir / '.lock').open('w')
   except OSError as error:
     raise InputError(
       f'--workdir={workdir} cannot be written ({error.strerror}); choose a folder that can'
+    ) from error
+  with lock:
+    try:
+      fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+      raise InputError(
+        f'--workdir={workdir} is in use by another process; wait for its end, or choose another'
+      ) from error
+    if not path.exists():
+      reporting.write_json(path, config)
+    yield
+
+
+def read_config(workdir: Path) -> dict:
+  """The config of the run in a workdir, checked. Raises InputError where it is not in order."""
+  path = workdir / 'config.json'
+  try:
+    return checked_config(json.loads(path.read_text()))
+  except (OSError, ValueError, InputError) as error:
+    raise InputError(f'{path} cannot be read as a config ({error})') from error
+
+
+def checked_config(recorded: Any) -> dict:
+  """A config as JSON gives it back, with tuples for lists. Raises InputError for any other."""
+  if not isinstance(recorded, dict):
+    raise InputError(f'it is {recorded!r:.50}')
+  config = _with_tuples(recorded)
+  schema.check(config)
+  return config
+
+
+def _with_tuples(section: dict) -> dict:
+  convert = {dict: _with_tuples, list: tuple}
+  return {name: convert.get(type(value), lambda v: v)(value) for name, value in section.items()}
+
+
+def read_results(workdir: Path) -> dict:
+  """results.json, with its config checked. Raises InputError where it is not in order."""
+  path = workdir / 'results.json'
+  try:
+    results = json.loads(path.read_text())
+    for metric in results['metrics'].values():
+      float(metric['value']), float(metric['stderr'])
+    int(results['step'])
+    return results | {'config': checked_config(results['provenance']['config'])}
+  except (OSError, ValueError, LookupError, TypeError, AttributeError, InputError) as error:
+    reason = ' '.join(f'{type(error).__name__}: {error}'.split())
+    raise InputError(
+      f'{path} cannot be read as results ({reason}); --mode=evaluate writes them again'
     ) from error
 
 
@@ -75,8 +135,8 @@ def config_hash(config: dict) -> str:
   return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()
 
 
-def provenance(config: dict) -> dict[str, str]:
-  """What is needed to do a result again: commit, hash of the config, JAX version, device kind."""
+def provenance(config: dict) -> dict[str, Any]:
+  """What is needed to do a result again: commit, config and its hash, versions, devices."""
   import jax
 
   device = jax.devices()[0]
@@ -85,6 +145,10 @@ def provenance(config: dict) -> dict[str, str]:
     'config_sha256': config_hash(config),
     'jax': jax.__version__,
     'device': f'{len(jax.devices())} x {device.device_kind} ({device.platform})',
+    'processes': jax.process_count(),
+    'versions': {'python': platform.python_version()}
+    | {name: importlib.metadata.version(name) for name in PACKAGES},
+    'config': config,
   }
 
 

@@ -41,8 +41,9 @@ def train():
     for seed in seeds:
       state = training.init(jax.random.key(seed), method, optimizer, batch)
       indices = data.indices(seed, 0, num_steps * batch_size, len(split.x)).astype(np.int32)
-      trained, metrics = dispatch(
+      trained, metrics, _ = dispatch(
         parallel.replicate(state, devices),
+        np.int32(0),
         jax.random.key(seed + 1),
         *parallel.replicate((split.x, split.label), devices),
         indices.reshape(1, num_steps, batch_size),

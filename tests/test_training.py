@@ -1,6 +1,7 @@
 """The training step and loop: devices, dispatches, resumption, the average of the parameters."""
 
 import functools
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -50,7 +51,7 @@ def train(num_devices, *, state=None, first_step=0, per_dispatch=5, method=None,
   start = parallel.replicate(initial_state(method) if state is None else state, devices)
   arguments = {'num_steps': NUM_STEPS, 'seed': 0} | options
   metrics = []
-  for _, replicated, values in training.loop(  # noqa: B007 (the last one is used)
+  for done in training.loop(
     dispatch,
     start,
     KEY,
@@ -61,9 +62,9 @@ def train(num_devices, *, state=None, first_step=0, per_dispatch=5, method=None,
     devices=devices,
     **arguments,
   ):
-    metrics.append(parallel.unreplicate(values))
+    metrics.append(parallel.unreplicate(done.metrics))
   joined = {name: np.concatenate([m[name] for m in metrics]) for name in metrics[0]}
-  return parallel.unreplicate(replicated), joined
+  return parallel.unreplicate(done.state), joined
 
 
 METHOD = make_method()
@@ -101,7 +102,7 @@ def test_every_device_has_the_same_parameters():
   dispatch = training.make_dispatch(
     METHOD, OPTIMIZER, lambda keys, x: x, BATCH_SIZE, ema_decay=0.9, devices=devices
   )
-  *_, (_, state, _) = training.loop(
+  *_, last = training.loop(
     dispatch,
     parallel.replicate(initial_state(METHOD), devices),
     KEY,
@@ -113,7 +114,7 @@ def test_every_device_has_the_same_parameters():
     seed=0,
     devices=devices,
   )
-  for leaf in jax.tree.leaves(state):
+  for leaf in jax.tree.leaves(last.state):
     assert np.all(np.asarray(leaf) == np.asarray(leaf)[:1])
 
 
@@ -170,6 +171,64 @@ def test_the_carry_sees_the_whole_batch_in_order_on_any_number_of_devices():
   np.testing.assert_array_equal(four.variables.carry[0], np.arange(BATCH_SIZE))
   np.testing.assert_array_equal(one.variables.carry, four.variables.carry)
   assert len(np.unique(one.variables.carry[1])) == BATCH_SIZE
+
+
+def failing_method(step: int, place: int, wrong: Callable) -> Method:
+  """METHOD, but in one step the loss of one example is multiplied by wrong(0), else by wrong(1)."""
+
+  def loss(variables, keys, batch, at):
+    terms = METHOD.loss(variables, keys, batch, at)
+    is_other = (batch.index != place) | (at != step - 1)
+    x = is_other + 0 * jnp.sum(jax.tree.leaves(variables.params)[0])
+    return terms | {'loss': wrong(x) * terms['loss']}
+
+  return METHOD._replace(loss=loss)
+
+
+# 1 at 1; at 0 the last has a value and no derivative.
+WRONG = {'infinite': lambda x: 1 / x, 'nan': lambda x: x / x, 'gradient': jnp.sqrt}
+
+
+@pytest.mark.parametrize(('wrong', 'num_devices'), [('infinite', 1), ('nan', 4)])
+def test_a_step_that_is_not_finite_ends_training_before_it(wrong, num_devices):
+  """In the middle of the second dispatch; the rest of it and the dispatches after it do nothing."""
+  method = failing_method(8, 19, WRONG[wrong])
+  failed, metrics = train(num_devices, method=method)
+  assert failed.step == 7
+  is_finite = np.isfinite([metrics['loss'], metrics['grad_norm']]).all(axis=0)
+  assert is_finite[:7].all()
+  assert not is_finite[7]
+  before, _ = train(num_devices, method=method, num_steps=7, per_dispatch=7)
+  assert relative_difference(before, failed) < 1e-6
+
+
+@pytest.mark.parametrize('wrong', WRONG)
+def test_the_example_at_fault_is_found(wrong):
+  method, devices = failing_method(3, 19, WRONG[wrong]), jax.devices()[:4]
+  dispatch = training.make_dispatch(
+    method, OPTIMIZER, lambda keys, x: x, BATCH_SIZE, ema_decay=0.9, devices=devices
+  )
+  start = parallel.replicate(initial_state(method), devices)
+  order = {'first_step': 0, 'num_steps': 5, 'steps_per_dispatch': 5, 'seed': 0}
+  done = next(
+    training.loop(dispatch, start, KEY, SPLIT, batch_size=BATCH_SIZE, devices=devices, **order)
+  )
+  assert parallel.unreplicate(done.state.step) == 2
+  finite = parallel.unshard(done.finite[:, 2])
+  assert np.flatnonzero(~finite).tolist() == ([] if wrong == 'gradient' else [19])
+  # The examination sees gradients too, one example at a time.
+  index = data.indices(0, 2 * BATCH_SIZE, BATCH_SIZE, len(SPLIT.x))
+  examine = training.make_examination(method, lambda keys, x: x)
+  terms = examine(parallel.unreplicate(done.state), KEY, SPLIT.x[index], SPLIT.label[index])
+  assert np.flatnonzero(~np.isfinite(terms['grad_norm'])).tolist() == [19]
+  kl = parallel.unreplicate(done.metrics)['kl'][2]
+  np.testing.assert_allclose(np.mean(terms['kl']), kl, rtol=1e-5)
+
+
+def test_a_state_at_another_step_is_left_alone():
+  """What keeps a dispatch that was started before a failure is known from going on after it."""
+  after, _ = train(1, first_step=5)
+  assert_identical(after, initial_state(METHOD))
 
 
 def test_the_average_is_bias_corrected_from_the_first_step():

@@ -1,21 +1,124 @@
-"""The one owner of pmap and of the device axis.
+"""The one owner of pmap, of the device axis, and of the processes that share it.
 
 Data parallelism: the state is replicated, every device works on its share of the global batch, sums
 go over the device axis. The other modules call these functions and never see a pmap, so that a
 change of JAX's interface is a change of this file.
+
+With several processes (hosts), `devices` are those of all of them, in the same order everywhere,
+and every process calls the same functions in the same order. What a function here takes and gives
+on the host is global; arrays on devices have a leading axis of this process's own devices, written
+d below, where D counts all.
 """
 
+import os
 from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from vaediff.errors import InputError
+
 AXIS = 'devices'
+# A process that is silent for so long is taken for dead, and the others stop.
+HEARTBEAT_SECONDS = 30
+_MAX_MESSAGE_BYTES = 4096
+
+T = TypeVar('T')
+
+
+def start_processes() -> None:
+  """Joins the processes of one run: to be called before anything else asks for devices.
+
+  TPU pods, SLURM, Open MPI and Kubernetes say themselves who takes part; elsewhere the environment
+  does: JAX_COORDINATOR_ADDRESS (HOST:PORT of process 0), JAX_NUM_PROCESSES and JAX_PROCESS_ID.
+  Raises InputError where neither does.
+  """
+  jax.config.update('jax_enable_preemption_service', True)
+  variables = [os.environ.get(name) for name in ('JAX_NUM_PROCESSES', 'JAX_PROCESS_ID')]
+  try:
+    num_processes, process_id = (None if value is None else int(value) for value in variables)
+    jax.distributed.initialize(
+      num_processes=num_processes,
+      process_id=process_id,
+      heartbeat_timeout_seconds=HEARTBEAT_SECONDS,
+      shutdown_timeout_seconds=HEARTBEAT_SECONDS,
+    )
+  except ValueError as error:
+    raise InputError(
+      f'several processes were asked for, and their number is not known ({error}); set '
+      'JAX_COORDINATOR_ADDRESS=HOST:PORT, JAX_NUM_PROCESSES and JAX_PROCESS_ID in each, or leave '
+      '--distributed out'
+    ) from error
+
+
+def all_devices() -> list[jax.Device]:
+  """The devices of all processes, those of one process next to each other."""
+  return [
+    device
+    for process in range(jax.process_count())
+    for device in jax.local_devices(process_index=process)
+  ]
+
+
+def leave_processes() -> None:
+  """Waits for the others to come here too, so that none takes another's end for a fault."""
+  if not is_alone():
+    jax.distributed.shutdown()
+
+
+def is_alone() -> bool:
+  """Whether there is one process only."""
+  return jax.process_count() == 1
+
+
+def is_primary() -> bool:
+  """Whether this is the process that writes what all have in common."""
+  return jax.process_index() == 0
+
+
+def reached_preemption(count: int) -> bool:
+  """Whether the scheduler has told one of several processes to stop, at this count for all.
+
+  To be asked by every process with the counts 0, 1, 2, ...; always False for a process alone.
+  """
+  return not is_alone() and multihost_utils.reached_preemption_sync_point(count)
+
+
+def on_primary(f: Callable[[], T]) -> T | None:
+  """f() on the primary process alone, while the others wait; they get None.
+
+  Raises on every process what f raises, if that is an InputError.
+  """
+  if is_alone():
+    return f()
+  result, error = None, None
+  if is_primary():
+    try:
+      result = f()
+    except InputError as raised:
+      error = raised
+  text = '' if error is None else str(error)
+  message = np.zeros(_MAX_MESSAGE_BYTES, np.uint8)
+  encoded = np.frombuffer(text.encode()[:_MAX_MESSAGE_BYTES], np.uint8)
+  message[: len(encoded)] = encoded
+  message = np.asarray(multihost_utils.broadcast_one_to_all(message))
+  if message.any():
+    raise error or InputError(message.tobytes().rstrip(b'\0').decode(errors='ignore'))
+  return result
+
+
+def agree(flag: bool) -> bool:
+  """The primary process's flag, on every process."""
+  if is_alone():
+    return flag
+  return bool(multihost_utils.broadcast_one_to_all(np.asarray(flag)))
 
 
 def pmap(f: Callable, devices: Sequence[jax.Device], in_axes=0, donate_argnums=()) -> Callable:
-  """f on every device at once: arguments and results have a leading device axis.
+  """f on every device at once: arguments and results have a leading device axis [d, ...].
 
   Where in_axes is None, the argument is one for all devices. Inside f, `sum_over_devices`,
   `gather_over_devices` and `device_index` are at hand. Donated arguments are gone after the call.
@@ -41,20 +144,24 @@ def device_index():
 
 
 def place(tree, devices: Sequence[jax.Device]):
-  """Arrays [D, ...], row d of each on device d."""
-  sharding = NamedSharding(Mesh(np.asarray(devices), (AXIS,)), PartitionSpec(AXIS))
-  return jax.tree.map(lambda x: jax.device_put(x, sharding), tree)
+  """Arrays [D, ...], row i of each on device i, as [d, ...]."""
+  local = [i for i, device in enumerate(devices) if device.process_index == jax.process_index()]
+  mesh = Mesh(np.asarray(devices)[local], (AXIS,))
+  sharding = NamedSharding(mesh, PartitionSpec(AXIS))
+  # Places are next to each other, so that this is a view.
+  own = slice(local[0], local[-1] + 1)
+  return jax.tree.map(lambda x: jax.device_put(x[own], sharding), tree)
 
 
 def replicate(tree, devices: Sequence[jax.Device]):
-  """A copy of every array on each device: [...] -> [D, ...]."""
+  """A copy of every array on each device: [...] -> [d, ...]."""
   return place(
     jax.tree.map(lambda x: np.broadcast_to(x, (len(devices), *np.shape(x))), tree), devices
   )
 
 
 def shard(tree, devices: Sequence[jax.Device]):
-  """The batch axis split over the devices: [D b, ...] -> [D, b, ...]."""
+  """The batch axis split over the devices: [D b, ...] -> [d, b, ...]."""
   num = len(devices)
   return place(
     jax.tree.map(lambda x: x.reshape(num, x.shape[0] // num, *x.shape[1:]), tree), devices
@@ -62,7 +169,7 @@ def shard(tree, devices: Sequence[jax.Device]):
 
 
 def unreplicate(tree):
-  """One copy of a replicated tree, as NumPy arrays of its own: [D, ...] -> [...].
+  """One copy of a replicated tree, as NumPy arrays of its own: [d, ...] -> [...].
 
   A copy, not a view: the buffers it comes from may be donated while it is still being written.
   """
@@ -70,5 +177,8 @@ def unreplicate(tree):
 
 
 def unshard(tree):
-  """The inverse of `shard`, as NumPy arrays: [D, b, ...] -> [D b, ...]."""
-  return jax.tree.map(lambda x: np.asarray(x).reshape(-1, *x.shape[2:]), tree)
+  """The inverse of `shard`, as NumPy arrays on every process: [d, b, ...] -> [D b, ...]."""
+  own = jax.tree.map(lambda x: np.asarray(x).reshape(-1, *x.shape[2:]), tree)
+  if is_alone():
+    return own
+  return multihost_utils.process_allgather(own, tiled=True)

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import os
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,19 +12,27 @@ from PIL import Image
 from tensorboardX import SummaryWriter
 from tqdm import tqdm
 
+from vaediff.errors import RunError
+
 
 class Reporter:
   """Writes the curves of one run, going on after `first_step` where an earlier start stopped.
 
   metrics.jsonl holds what the numbers are and nothing about time, so that a resumed run and an
   uninterrupted one write the same file; speed goes to the progress bar and to TensorBoard.
+
+  Raises RunError where the metrics.jsonl of an earlier start is damaged.
   """
 
-  def __init__(self, workdir: Path, first_step: int, num_steps: int, batch_size: int):
+  def __init__(
+    self, workdir: Path, first_step: int, num_steps: int, batch_size: int, show_bar: bool = True
+  ):
     self._batch_size = batch_size
     self._file, self._written = _open_after(workdir / 'metrics.jsonl', first_step)
     self._tensorboard = SummaryWriter(str(workdir / 'tensorboard'), purge_step=first_step + 1)
-    self._bar = tqdm(initial=first_step, total=num_steps, unit='step', dynamic_ncols=True)
+    self._bar = tqdm(
+      initial=first_step, total=num_steps, unit='step', dynamic_ncols=True, disable=not show_bar
+    )
     self._cost_path = workdir / 'cost.json'
     self._last = None
     self._timed_steps, self._timed_seconds = 0, 0.0
@@ -48,6 +57,10 @@ class Reporter:
     self._bar.set_postfix_str(text, refresh=False)
     self._bar.update(step - self._bar.n)
 
+  def sync(self) -> None:
+    """Has the disk hold all lines so far, so that no checkpoint is ahead of them."""
+    os.fsync(self._file.fileno())
+
   def stop_clock(self) -> None:
     """What follows, up to the next call of `progress`, is not training."""
     self._last = None
@@ -58,10 +71,15 @@ class Reporter:
       seconds = num_steps * self._timed_seconds / self._timed_steps
       write_json(self._cost_path, {'training_seconds': seconds})
 
+  def has(self, step: int, split: str) -> bool:
+    """Whether the line of this step and split is there already."""
+    return (step, split) in self._written
+
   def metrics(self, step: int, split: str, values: dict[str, float]) -> None:
     """One line of metrics.jsonl, unless it is there already; the values to TensorBoard."""
-    if (step, split) in self._written:
+    if self.has(step, split):
       return
+    self._written.add((step, split))
     self._file.write(json.dumps({'step': step, 'split': split, **values}) + '\n')
     self._file.flush()
     for name, value in values.items():
@@ -147,10 +165,20 @@ def _open_after(path: Path, step: int):
   """Opens metrics.jsonl to append; keeps its whole lines up to `step`, and says which they are."""
   kept, written = [], set()
   lines = path.read_text().splitlines(keepends=True) if path.exists() else []
-  for line in lines:
-    if line.endswith('\n') and (values := json.loads(line))['step'] <= step:
+  for number, line in enumerate(lines, start=1):
+    if not line.endswith('\n'):
+      break  # torn, and to be written again
+    try:
+      values = json.loads(line)
+      place = values['step'], values['split']
+    except (ValueError, LookupError, TypeError) as error:
+      raise RunError(
+        f'{path} is damaged in line {number} ({error}); bring back a copy, or cut the file off '
+        f'before that line and delete the checkpoints past its last step'
+      ) from error
+    if place[0] <= step:
       kept.append(line)
-      written.add((values['step'], values['split']))
+      written.add(place)
   with replacing(path) as temporary:
     temporary.write_text(''.join(kept))
   return path.open('a'), written

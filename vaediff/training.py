@@ -19,6 +19,9 @@ from vaediff.methods.base import Batch, Method, Variables
 class TrainState(NamedTuple):
   """Everything that a step reads and changes. There is no key in it: keys are folded from `step`.
 
+  `step` counts the steps whose loss and gradient were finite: at the first that is not, the state
+  stays what it was before it, and no later step changes it.
+
   step: int32 scalar, the number of steps done.
   variables: parameters and carry of the method.
   opt_state: of the optax optimiser.
@@ -29,6 +32,21 @@ class TrainState(NamedTuple):
   variables: Variables
   opt_state: Any
   average: Any
+
+
+class Progress(NamedTuple):
+  """What there is after a dispatch, on the devices.
+
+  step: the number of steps done.
+  state: the state after them; where one of them went wrong, the state before that one.
+  metrics: {name: [d, K]}, of the K steps of this dispatch.
+  finite: [d, K, b], whether the terms of each example were finite in each of these steps.
+  """
+
+  step: int
+  state: TrainState
+  metrics: dict[str, jax.Array]
+  finite: jax.Array
 
 
 def init(key, method: Method, optimizer: optax.GradientTransformation, batch: Batch) -> TrainState:
@@ -59,13 +77,17 @@ def make_dispatch(
   batch_size: of the global batch, a multiple of the number of devices.
   ema_decay: of the parameters' moving average; 0 keeps the current parameters.
 
-  Returns dispatch(state, key, x [D, N, ...], label [D, N], indices [D, K, batch_size / D]) ->
-  (state, metrics {name: [D, K]}), which runs K steps on the examples with these indices. State and
-  metrics are the same on every device; the state passed in is donated.
+  Returns dispatch(state, first_step, key, x [d, N, ...], label [d, N], indices [d, K, b]) ->
+  (state, metrics {name: [d, K]}, finite [d, K, b]), where b = batch_size / D: the K steps that
+  follow the first first_step, on the examples with these indices. State and metrics are the same on
+  every device; `finite` is whether the terms of an example are. The state passed in is donated.
+
+  A step with a metric that is not finite, and all steps after it, leave the state as it was; so do
+  all steps where state.step is not first_step to begin with.
   """
   share = batch_size // len(devices)
 
-  def step(state: TrainState, key, x, label):
+  def step(state: TrainState, expected_step, key, x, label):
     index = parallel.device_index() * share + jnp.arange(share)
     observe_keys, loss_keys = random.split(random.example_keys(key, state.step, index))
     batch = Batch(observe(observe_keys, x), label, index)
@@ -75,25 +97,68 @@ def make_dispatch(
       terms = method.loss(variables, loss_keys, batch, state.step)
       return jnp.sum(terms['loss']) / batch_size, terms
 
-    params, carry = state.variables.params, state.variables.carry
-    grads, terms = jax.grad(mean_loss, has_aux=True)(params)
+    grads, terms = jax.grad(mean_loss, has_aux=True)(state.variables.params)
     grads = parallel.sum_over_devices(grads)
-    updates, opt_state = optimizer.update(grads, state.opt_state, params)
-    params = optax.apply_updates(params, updates)
-    if method.update_carry is not None:
-      carry = method.update_carry(carry, parallel.gather_over_devices(terms))
     metrics = parallel.sum_over_devices({k: jnp.sum(v) / batch_size for k, v in terms.items()})
     metrics['grad_norm'] = optax.tree.norm(grads)
-    average = update_average(state.average, params, ema_decay, state.step + 1)
-    return TrainState(state.step + 1, Variables(params, carry), opt_state, average), metrics
+    all_terms = parallel.gather_over_devices(terms) if method.update_carry else None
 
-  def dispatch(state, key, x, label, indices):
-    def body(state, index):
-      return step(state, key, x[index], label[index])
+    def update(state: TrainState) -> TrainState:
+      params, carry = state.variables.params, state.variables.carry
+      updates, opt_state = optimizer.update(grads, state.opt_state, params)
+      params = optax.apply_updates(params, updates)
+      if method.update_carry is not None:
+        carry = method.update_carry(carry, all_terms)
+      average = update_average(state.average, params, ema_decay, state.step + 1)
+      return TrainState(state.step + 1, Variables(params, carry), opt_state, average)
 
-    return jax.lax.scan(body, state, indices)
+    # A condition, not a selection, which would read and write the state once more.
+    proceeds = (state.step == expected_step) & is_finite(metrics)
+    state = jax.lax.cond(proceeds, update, lambda state: state, state)
+    return state, (metrics, is_finite(terms))
 
-  return parallel.pmap(dispatch, devices, in_axes=(0, None, 0, 0, 0), donate_argnums=0)
+  def dispatch(state, first_step, key, x, label, indices):
+    def body(state, inputs):
+      expected_step, index = inputs
+      return step(state, expected_step, key, x[index], label[index])
+
+    expected_steps = first_step + jnp.arange(len(indices), dtype=jnp.int32)
+    state, (metrics, finite) = jax.lax.scan(body, state, (expected_steps, indices))
+    return state, metrics, finite
+
+  return parallel.pmap(dispatch, devices, in_axes=(0, None, None, 0, 0, 0), donate_argnums=0)
+
+
+def make_examination(method: Method, observe: Callable) -> Callable:
+  """What single examples contribute to a step, to find those with a loss or gradient of no use.
+
+  Returns examine(state, key, x [B, ...], label [B]) -> {name: [B]}: each example's terms of the
+  loss in the step after `state`, and under 'grad_norm' the norm of its own gradient. One example is
+  computed after the other.
+  """
+
+  def one(state: TrainState, key, x, label, index):
+    observe_keys, loss_keys = random.split(random.example_keys(key, state.step, index[None]))
+    batch = Batch(observe(observe_keys, x[None]), label[None], index[None])
+
+    def loss(params):
+      variables = Variables(params, state.variables.carry)
+      terms = method.loss(variables, loss_keys, batch, state.step)
+      return terms['loss'][0], {name: term[0] for name, term in terms.items()}
+
+    grads, terms = jax.grad(loss, has_aux=True)(state.variables.params)
+    return terms | {'grad_norm': optax.tree.norm(grads)}
+
+  def examine(state, key, x, label):
+    index = jnp.arange(len(x))
+    return jax.lax.map(lambda example: one(state, key, *example), (x, label, index))
+
+  return jax.jit(examine)
+
+
+def is_finite(terms: dict[str, jax.Array]):
+  """Where all terms, of one shape, are finite."""
+  return jnp.isfinite(jnp.stack(list(terms.values()))).all(axis=0)
 
 
 def update_average(average, params, decay: float, step):
@@ -123,8 +188,8 @@ def loop(
   seed: int,
   devices: Sequence[jax.Device],
   resident_bytes: int = 2**31,
-) -> Iterator[tuple[int, TrainState, dict]]:
-  """Runs dispatches from first_step to num_steps; yields (steps done, state, metrics) after each.
+) -> Iterator[Progress]:
+  """Runs dispatches from first_step to num_steps; yields what there is after each.
 
   What is yielded are futures, and the state is donated to the next dispatch: use it before
   continuing. A split of at most resident_bytes lies on the devices whole; of a larger one each
@@ -144,5 +209,5 @@ def loop(
       places = np.arange(own.size // len(devices)).reshape(steps_per_dispatch, -1)
       indices = np.broadcast_to(places, indices.shape)
     indices = parallel.place(indices.astype(np.int32), devices)
-    state, metrics = dispatch(state, key, x, label, indices)
-    yield step + steps_per_dispatch, state, metrics
+    state, metrics, finite = dispatch(state, np.int32(step), key, x, label, indices)
+    yield Progress(step + steps_per_dispatch, state, metrics, finite)

@@ -1,0 +1,16 @@
+"""The config of a run that is there already, for `--config`: it runs no code from the workdir.
+
+  python -m experiments.run --config=experiments/recorded.py:W --workdir=W --mode=evaluate
+
+`experiments.run` without --config means this.
+"""
+
+from pathlib import Path
+
+from ml_collections import ConfigDict
+
+from experiments import workdir
+
+
+def get_config(folder: str = ''):
+  return ConfigDict(workdir.read_config(Path(folder)))

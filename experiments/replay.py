@@ -1,0 +1,134 @@
+"""A training step that went wrong, kept so that it can be done again.
+
+W/replay.npz holds the state before the step and what was wrong: which metrics were not finite, and
+for which examples. `--mode=replay` does that very step once more and compares.
+"""
+
+import json
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import numpy as np
+
+from experiments.tools import TRAIN, Tools
+from vaediff import data, parallel, reporting, training
+from vaediff.errors import InputError, RunError
+
+FILE = 'replay.npz'
+COMMAND = 'python -m experiments.run --workdir={} --mode=replay'
+# The name of the failure among the arrays.
+_FAILURE = 'failure'
+_MAX_NAMED = 10
+
+
+class Failure(NamedTuple):
+  """A step whose loss or gradient is not finite.
+
+  step: its number, from 1.
+  metrics: {name: value} of the step, as text that gives the float back.
+  examples: the indices in the training split of the examples at fault; none where only their sum
+    is not finite.
+  reason: what is wrong with each of them: its terms, or the norm of its own gradient.
+  """
+
+  step: int
+  metrics: dict[str, str]
+  examples: list[int]
+  reason: list[dict[str, str]]
+
+  def message(self) -> str:
+    """The failure in words."""
+    wrong = [f'{k} is {v}' for k, v in self.metrics.items() if not np.isfinite(float(v))]
+    named = ', '.join(map(str, self.examples[:_MAX_NAMED]))
+    more = ', ...' if len(self.examples) > _MAX_NAMED else ''
+    whose = f'training examples {named}{more}' if self.examples else 'the sum over the batch alone'
+    return f'step {self.step}: {", ".join(wrong)}, from {whose}'
+
+
+def find(tools: Tools, state: training.TrainState, metrics: dict, finite: jax.Array) -> Failure:
+  """What went wrong in the step after the replicated state.
+
+  metrics: {name: scalar} of that step. finite: [d, b], whether the terms of each example are.
+  """
+  section, split = tools.config['training'], tools.experiment.dataset.train
+  batch_size, before = section['batch_size'], parallel.unreplicate(state)
+  done = int(before.step)
+  index = data.indices(tools.config['seed'], done * batch_size, batch_size, len(split.x))
+  examine = training.make_examination(tools.method, tools.experiment.observe)
+  examined = jax.device_get(examine(before, tools.key(TRAIN), split.x[index], split.label[index]))
+  is_wrong = ~parallel.unshard(finite)
+  if not is_wrong.any():  # then it is the gradient
+    is_wrong = ~np.isfinite(examined['grad_norm'])
+  return Failure(
+    done + 1,
+    {name: _text(value) for name, value in metrics.items()},
+    index[is_wrong].tolist(),
+    [{k: _text(v[place]) for k, v in examined.items()} for place in np.flatnonzero(is_wrong)],
+  )
+
+
+def write(tools: Tools, state: training.TrainState, failure: Failure) -> None:
+  """Writes W/replay.npz for the failure of the step after the replicated state."""
+  arrays = _by_path(parallel.unreplicate(state))
+  with reporting.replacing(tools.folder / FILE) as temporary, temporary.open('wb') as file:
+    np.savez(file, **{_FAILURE: json.dumps(failure._asdict())}, **arrays)
+
+
+def replay(tools: Tools, folder: Path, template: training.TrainState) -> None:
+  """Does the step of replay.npz in the folder again, in the compiled program of training.
+
+  template: a state with the structure of the one in the file. Prints what was wrong, example by
+  example. Raises InputError where there is no such file for this config, RunError where the step
+  goes otherwise than it did.
+  """
+  failure, state = _read(folder / FILE, template)
+  section, split = tools.config['training'], tools.experiment.dataset.train
+  done = int(state.step)
+  done_again = next(
+    training.loop(
+      tools.dispatch,
+      parallel.replicate(state, tools.devices),
+      tools.key(TRAIN),
+      split,
+      first_step=done,
+      num_steps=done + 1,
+      steps_per_dispatch=section['steps_per_dispatch'],
+      batch_size=section['batch_size'],
+      seed=tools.config['seed'],
+      devices=tools.devices,
+    )
+  )
+  first = {name: values[0] for name, values in parallel.unreplicate(done_again.metrics).items()}
+  again = find(tools, done_again.state, first, done_again.finite[:, 0])
+  print(again.message())
+  for example, reason in zip(again.examples[:_MAX_NAMED], again.reason, strict=False):
+    print(f'  training example {example}: {", ".join(f"{k} {v}" for k, v in reason.items())}')
+  if again != failure:
+    raise RunError(f'the step went otherwise than it did, which was: {failure.message()}')
+  print('the same as it was, bit for bit')
+
+
+def _read(path: Path, template: training.TrainState) -> tuple[Failure, training.TrainState]:
+  try:
+    with np.load(path, allow_pickle=False) as file:
+      arrays = dict(file)
+    failure = Failure(**json.loads(str(arrays.pop(_FAILURE))))
+  except Exception as error:  # NumPy, zipfile and JSON share no base class
+    raise InputError(
+      f'{path} cannot be read ({type(error).__name__}: {error}); a run that meets a loss which is '
+      'not finite writes it'
+    ) from error
+  kinds = ({k: (v.shape, v.dtype) for k, v in a.items()} for a in (arrays, _by_path(template)))
+  if next(kinds) != next(kinds):
+    raise InputError(f'{path} is of another model than this config')
+  return failure, jax.tree.unflatten(jax.tree.structure(template), arrays.values())
+
+
+def _by_path(state: training.TrainState) -> dict[str, np.ndarray]:
+  leaves = jax.tree.leaves_with_path(state)
+  return {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in leaves}
+
+
+def _text(value) -> str:
+  return repr(float(value))
