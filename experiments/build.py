@@ -3,9 +3,12 @@
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
+from experiments import schema
 from vaediff import data, latents, likelihoods, schedules
 from vaediff.errors import InputError
 from vaediff.methods.autoencoder import autoencoder
@@ -56,7 +59,24 @@ def build(config: Mapping) -> Experiment:
     'classifier': _classifier,
   }
   method, protocol = builders[config['method']['name']](config, dataset, num_levels)
+  if method.fit is not None:
+    _check_fit(config, len(dataset.train.x))
   return Experiment(method, _optimizer(config), dataset, observe, num_levels, protocol)
+
+
+def _check_fit(config: Mapping, num_train: int) -> None:
+  """Raises InputError where there are fewer examples than the distribution of codes is fitted to.
+
+  A method without codes fits to any number.
+  """
+  codes = config['sampler'].get('codes')
+  least = {'normal': 2, 'mixture': max(2, config['sampler'].get('num_components', 0))}.get(codes, 1)
+  num_examples = config['fit']['num_examples']
+  if min(num_examples or num_train, num_train) < least:
+    raise InputError(
+      f'fit.num_examples is {num_examples} (0 is all {num_train}); sampler.codes {codes} takes at '
+      f'least {least}, so give more examples or a smaller sampler.num_components'
+    )
 
 
 def _autoencoder(config: Mapping, dataset: data.Dataset, num_levels: int):
@@ -94,7 +114,7 @@ def _vae(config: Mapping, dataset: data.Dataset, num_levels: int):
       **config['sampler'],
     )
   except ValueError as error:
-    raise InputError(f'method.{error}') from error
+    raise InputError(f'method: {error}') from error
   protocol = {'likelihood': evaluation['likelihood'], 'sampler': config['sampler']}
   if evaluation['likelihood'] != 'elbo':
     protocol['num_draws'] = evaluation['num_draws']
@@ -108,27 +128,44 @@ def _coders(config: Mapping, dataset: data.Dataset, num_levels: int, num_codes: 
   height, width, channels = dataset.train.x.shape[1:]
   likelihood, num_shared = _likelihood(config['likelihood'], num_levels)
   num_channels = (likelihood.num_outputs - num_shared) * channels
-  encoder = _coder(config, 'encoder', num_codes)
+  encoder = _coder(config, 'encoder', num_codes, dataset)
   decoder = _coder(config, 'decoder', (height, width, num_channels))
   if num_shared:
     decoder = with_shared_channels(decoder, num_shared * channels)
   return encoder, decoder, likelihood
 
 
-def _coder(config: Mapping, section: str, output) -> Network:
-  """The network of a section: a decoder for the shape of a picture, else an encoder."""
+def _coder(config: Mapping, section: str, output, dataset: data.Dataset | None = None) -> Network:
+  """The network of a section: a decoder for the shape of a picture, else an encoder of the data."""
   arguments = dict(config[section])
   family = {'mlp': mlp, 'conv': conv}[arguments.pop('name')]
   dtype = jnp.dtype(config['compute_dtype'])
-  if isinstance(output, tuple):
-    return family.decoder(output_shape=output, dtype=dtype, **arguments)
-  return family.encoder(num_outputs=output, dtype=dtype, **arguments)
+  try:
+    if isinstance(output, tuple):
+      return family.decoder(output_shape=output, dtype=dtype, **arguments)
+    network = family.encoder(num_outputs=output, dtype=dtype, **arguments)
+    network.check(_inputs(dataset)[0])
+  except ValueError as error:
+    raise InputError(f'{section}: {error}') from error
+  return network
+
+
+def _inputs(dataset: data.Dataset) -> tuple[jax.ShapeDtypeStruct, ...]:
+  """x_t, log_snr_t and label of one example, for a denoiser; an encoder takes the first."""
+  x_t = jax.ShapeDtypeStruct((1, *dataset.train.x.shape[1:]), jnp.float32)
+  return x_t, jax.ShapeDtypeStruct((1,), jnp.float32), jax.ShapeDtypeStruct((1,), jnp.int32)
 
 
 def _classifier(config: Mapping, dataset: data.Dataset, num_levels: int):
-  trunk = _coder(config, 'trunk', config['method']['num_features'])
+  max_shift, (height, width) = config['method']['max_shift'], dataset.train.x.shape[1:3]
+  if max_shift >= min(height, width):
+    raise InputError(
+      f'method.max_shift is {max_shift}, which moves pictures of {height}x{width} out of sight; it '
+      f'is below {min(height, width)}'
+    )
+  trunk = _coder(config, 'trunk', config['method']['num_features'], dataset)
   head = mlp.encoder((), dataset.num_classes, dtype=jnp.dtype(config['compute_dtype']))
-  return classifier(trunk, head, num_levels, config['method']['max_shift']), {}
+  return classifier(trunk, head, num_levels, max_shift), {}
 
 
 def _likelihood(config: Mapping, num_levels: int) -> tuple[likelihoods.Likelihood, int]:
@@ -176,6 +213,24 @@ def _diffusion(config: Mapping, dataset: data.Dataset, num_levels: int):
       f'sampler.guidance is {sampler["guidance"]}, and method.conditional is False; guidance is '
       'for a model that knows the labels'
     )
+  if sampler['guidance'] and not method['label_dropout']:
+    raise InputError(
+      f'sampler.guidance is {sampler["guidance"]}, and method.label_dropout is 0; guidance is for '
+      'a model that was also trained without labels: make method.label_dropout about 0.1'
+    )
+  if method['label_dropout'] and not method['conditional']:
+    raise InputError(
+      f'method.label_dropout is {method["label_dropout"]}, and method.conditional is False; there '
+      'are no labels to drop: make it 0 or method.conditional True'
+    )
+  for path, value in (
+    ('method.loss', method['loss']),
+    ('evaluation.likelihood', evaluation['likelihood']),
+  ):
+    if T == 1 and value in ('continuous', 'probability_flow'):
+      raise InputError(
+        f'{path} is {value}, an integral from t = 1 to schedule.T = 1; give schedule.T at least 2'
+      )
   try:
     functions = diffusion(
       _denoiser(config, dataset, diffusion_outputs(method['variance']), method['conditional']),
@@ -193,7 +248,7 @@ def _diffusion(config: Mapping, dataset: data.Dataset, num_levels: int):
       **{name: value for name, value in method.items() if name not in ('name', 'conditional')},
     )
   except ValueError as error:
-    raise InputError(f'method.{error}') from error
+    raise InputError(f'method: {error}') from error
   protocol = {
     'likelihood': evaluation['likelihood'],
     'T': T,
@@ -234,9 +289,25 @@ def _schedule(config: Mapping):
   arguments = dict(config)
   name = arguments.pop('name')
   try:
-    return getattr(schedules, name)(**arguments)
+    schedule = getattr(schedules, name)(**arguments)
   except ValueError as error:
-    raise InputError(f'schedule.{error}') from error
+    raise InputError(f'schedule: {error}') from error
+  # A learned one begins about there.
+  table = schedules.linear_log_snr(**arguments) if name == 'learned' else schedule
+  table = np.float32(table[1:])
+  if np.abs(table).max() > schema.LARGEST_LOG_SNR:
+    raise InputError(
+      f'schedule {name} has the log-SNR {table[0]:g} at t = 1 and {table[-1]:g} at t = T; beyond '
+      f'{schema.LARGEST_LOG_SNR} in size, float32 has not the range: make the steps larger at the '
+      'one end or smaller at the other'
+    )
+  if np.any(np.diff(table) >= 0):
+    t = int(np.argmax(np.diff(table) >= 0)) + 1
+    raise InputError(
+      f'schedule {name} has the log-SNR {table[t - 1]:g} at t = {t} and at {t + 1}, in float32; it '
+      'has to fall: make the steps larger or schedule.T smaller'
+    )
+  return schedule
 
 
 def _denoiser(
@@ -246,14 +317,16 @@ def _denoiser(
   arguments = dict(config['denoiser'])
   denoiser = {'mlp': mlp, 'unet': unet, 'transformer': transformer}[arguments.pop('name')].denoiser
   try:
-    return denoiser(
+    network = denoiser(
       num_outputs * dataset.train.x.shape[-1],
       num_classes=dataset.num_classes if is_conditional else 0,
       dtype=jnp.dtype(config['compute_dtype']),
       **arguments,
     )
+    network.check(*_inputs(dataset))
   except ValueError as error:
     raise InputError(f'denoiser: {error}') from error
+  return network
 
 
 def _optimizer(config: Mapping) -> optax.GradientTransformation:

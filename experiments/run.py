@@ -75,7 +75,7 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _fail(status: int, reason) -> int:
-  print(f'error: {reason}', file=sys.stderr)
+  print(f'error: {" ".join(str(reason).split())}', file=sys.stderr)
   return status
 
 
@@ -138,8 +138,10 @@ def _unknown_override(argv: Sequence[str]) -> str | None:
   try:
     config = flags.FLAGS['config'].parser.parse(_option(argv, 'config'))
     names = schema.flatten(config.to_dict())
-  except (Exception, SystemExit):  # then it is the config file itself that is wrong
-    return None
+  except (Exception, SystemExit) as error:  # then it is the config file itself that is wrong
+    # ml_collections puts the whole traceback into the message of these two.
+    cause = error.__context__ if isinstance(error, TypeError | ValueError) else error
+    return f'--config={_option(argv, "config")} gives no config ({type(cause).__name__}: {cause})'
   for name in re.findall(r'^--?config\.([^=\n]*)', '\n'.join(argv[1:]), re.MULTILINE):
     if name not in names:
       return f'{name} is not a field of this config{schema.nearest_name(name, names)}'

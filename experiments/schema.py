@@ -9,6 +9,8 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from vaediff import reverse_process, sampling, time_sampling
 from vaediff.errors import InputError
 from vaediff.methods import coding, denoising_chain, diffusion, vae
@@ -27,60 +29,81 @@ class Variants(NamedTuple):
   sections: dict[str, dict]
 
 
-def integer(minimum: int, below: float = float('inf')) -> Field:
-  upper = f' and below {below}' if below < float('inf') else ''
+# What a config may ask for at most, far above what is of use: the levels of a noise schedule, whose
+# table is in memory several times; the units of a layer; layers and draws of a loss, each of which
+# is a part of the compiled program. One more than allowed.
+MOST_LEVELS = 10**6 + 1
+MOST_UNITS = 2**16
+MOST_LAYERS = 1001
+MOST_DRAWS = 1001
+# Beyond it exp(log_snr) leaves the range of float32.
+LARGEST_LOG_SNR = 80
+
+
+def integer(minimum: int, below: int = 2**31) -> Field:
+  """Integers are of 32 bits on a device."""
   return Field(
-    lambda v: _is_int(v) and minimum <= v < below, f'an integer of at least {minimum}{upper}'
+    lambda v: _is_int(v) and minimum <= v < below,
+    f'an integer of at least {minimum} and below {below}',
   )
 
 
 def number(minimum: float = float('-inf'), below: float = float('inf')) -> Field:
+  """The range is that of the number as float32, in which it is computed with."""
   return Field(
-    lambda v: _is_finite(v) and minimum <= v < below, f'a finite number in [{minimum:g}, {below:g})'
+    lambda v: _is_finite(v) and minimum <= _as_float32(v) < below,
+    f'a finite number in [{minimum:g}, {below:g}), in float32',
   )
 
 
 def positive(below: float = float('inf')) -> Field:
-  return Field(lambda v: _is_finite(v) and 0 < v < below, f'a finite number in (0, {below:g})')
+  """As `number`. What is below the normal numbers of float32 may count as zero on a device."""
+  return Field(
+    lambda v: _is_finite(v) and np.finfo(np.float32).tiny <= _as_float32(v) < below,
+    f'a finite number in (0, {below:g}), in float32',
+  )
 
 
 def one_of(*values: str) -> Field:
   return Field(lambda v: v in values and isinstance(v, str), f'one of {", ".join(values)}')
 
 
-def integers(at_least_one: bool = True) -> Field:
+def integers(
+  at_least_one: bool = True, below: int = MOST_UNITS, example: str = '(256, 128)'
+) -> Field:
+  entry = integer(1, below)
   return Field(
-    lambda v: (
-      isinstance(v, tuple) and len(v) >= at_least_one and all(_is_int(i) and i > 0 for i in v)
-    ),
-    'a tuple of positive integers, as in (256, 128)',
+    lambda v: isinstance(v, tuple) and len(v) >= at_least_one and all(map(entry.holds, v)),
+    f'a tuple of positive integers below {below}, as in {example}',
   )
 
 
+SIZE = integer(1, MOST_UNITS)
 FRACTION = Field(lambda v: _is_finite(v) and 0 <= v <= 1, 'a number in [0, 1]')
 BOOLEAN = Field(lambda v: isinstance(v, bool), 'True or False')
 STRING = Field(lambda v: isinstance(v, str), 'a string')
 ACTIVATION = one_of('tanh', 'relu', 'gelu', 'silu')
 
 MLP = {'widths': integers(at_least_one=False), 'activation': ACTIVATION}
-CONV = {'widths': integers(), 'num_blocks': integer(1)}
+CONV = {'widths': integers(), 'num_blocks': integer(1, MOST_LAYERS)}
 CODER = Variants({'mlp': MLP, 'conv': CONV})
 DENOISER = Variants(
   {
     'mlp': {'widths': integers(), 'activation': ACTIVATION},
     'unet': {
       'widths': integers(),
-      'num_blocks': integer(1),
-      'patch_size': integer(1),
+      'num_blocks': integer(1, MOST_LAYERS),
+      'patch_size': SIZE,
       'attention': BOOLEAN,
-      'fourier_exponents': integers(at_least_one=False),
+      # Beyond 2^23 float32 does not resolve a turn of the sine.
+      'fourier_exponents': integers(at_least_one=False, below=24, example='(3, 4)'),
       'remat': BOOLEAN,
     },
     'transformer': {
-      'width': integer(2),
-      'num_blocks': integer(1),
-      'num_heads': integer(1),
-      'patch_size': integer(1),
+      'width': integer(2, MOST_UNITS),
+      'num_blocks': integer(1, MOST_LAYERS),
+      'num_heads': SIZE,
+      'patch_size': SIZE,
       'remat': BOOLEAN,
     },
   }
@@ -95,12 +118,13 @@ KL_WEIGHT = Variants(
     'cyclical': {'beta': number(0), 'period': integer(1), 'ramp': positive()},
   }
 )
+LOG_SNR = number(-LARGEST_LOG_SNR, LARGEST_LOG_SNR)
 FIXED_SCHEDULES = {
-  'linear': {'T': integer(1), 'beta_first': positive(1), 'beta_last': positive(1)},
-  'cosine': {'T': integer(1)},
-  'linear_log_snr': {'T': integer(1), 'first': number(), 'last': number()},
+  'linear': {'T': integer(1, MOST_LEVELS), 'beta_first': positive(1), 'beta_last': positive(1)},
+  'cosine': {'T': integer(1, MOST_LEVELS)},
+  'linear_log_snr': {'T': integer(1, MOST_LEVELS), 'first': LOG_SNR, 'last': LOG_SNR},
 }
-LEARNED_SCHEDULE = {'learned': {'T': integer(2), 'first': number(), 'last': number()}}
+LEARNED_SCHEDULE = {'learned': {'T': integer(2, MOST_LEVELS), 'first': LOG_SNR, 'last': LOG_SNR}}
 
 EVALUATION = {'split': one_of('test', 'validation'), 'batch_size': integer(1), 'every': integer(0)}
 # num_steps = 0: all levels of the schedule. noise_scale is for ancestral sampling, eta for DDIM.
@@ -147,18 +171,18 @@ COMMON = {
   'fit': {'num_examples': integer(0)},
   # classifier: the workdir of a finished one; '': the quality of samples is not measured.
   # inception: a file with the weights of InceptionV3, for the FID of colour pictures; '': none.
-  'quality': {'classifier': STRING, 'num_samples': integer(10), 'inception': STRING},
+  'quality': {'classifier': STRING, 'num_samples': integer(12), 'inception': STRING},
 }
 
 METHODS = {
   'vae': {
     'method': {
       'name': STRING,
-      'latent_dim': integer(1),
+      'latent_dim': SIZE,
       'prior': one_of('normal', 'uniform'),
       'posterior': one_of('diagonal', 'full', 'box'),
       'objective': one_of(*vae.OBJECTIVES),
-      'num_draws': integer(1),
+      'num_draws': integer(1, MOST_DRAWS),
       'free_bits': number(0),
       'sample_pixels': BOOLEAN,
     },
@@ -175,7 +199,7 @@ METHODS = {
     },
   },
   'autoencoder': {
-    'method': {'name': STRING, 'latent_dim': integer(1), 'sample_pixels': BOOLEAN},
+    'method': {'name': STRING, 'latent_dim': SIZE, 'sample_pixels': BOOLEAN},
     'likelihood': LIKELIHOOD,
     'encoder': CODER,
     'decoder': CODER,
@@ -187,7 +211,7 @@ METHODS = {
     'denoiser': DENOISER,
   },
   'classifier': {
-    'method': {'name': STRING, 'num_features': integer(1), 'max_shift': integer(0)},
+    'method': {'name': STRING, 'num_features': SIZE, 'max_shift': integer(0)},
     'trunk': CODER,
   },
   'diffusion': {
@@ -220,6 +244,8 @@ METHODS = {
 
 def check(config: Mapping) -> None:
   """Raises InputError for the first field of the config that the schema does not allow."""
+  if not isinstance(config, Mapping):
+    raise InputError(f'the config is {config!r}; it is made of sections')
   name = _variant('method', config.get('method'), METHODS)
   _check_section('', config, COMMON | METHODS[name])
   training, evaluation = config['training'], config['evaluation']
@@ -279,7 +305,8 @@ def _check_section(path: str, section: Any, schema: dict | Variants) -> None:
   prefix = f'{path}.' if path else ''
   for key in section:
     if key not in schema:
-      raise InputError(f'{prefix}{key} is not a field of {kind}{nearest_name(key, schema)}')
+      nearest = nearest_name(f'{prefix}{key}', [f'{prefix}{name}' for name in schema])
+      raise InputError(f'{prefix}{key} is not a field of {kind}{nearest}')
   for key, field in schema.items():
     if key not in section:
       raise InputError(f'{prefix}{key} is missing from the config')
@@ -298,10 +325,14 @@ def _variant(path: str, section: Any, names: Mapping) -> str:
 
 
 def _is_finite(value: Any) -> bool:
-  # Integers past the range of floats are no numbers for a computation either.
-  return (_is_int(value) and abs(value) < 2**63) or (
-    isinstance(value, float) and math.isfinite(value)
-  )
+  """Whether the value is a number that float32 has."""
+  is_number = (_is_int(value) and abs(value) < 2**63) or isinstance(value, float)
+  return is_number and math.isfinite(_as_float32(value))
+
+
+def _as_float32(value: float) -> np.float32:
+  with np.errstate(all='ignore'):
+    return np.float32(value)
 
 
 def _is_int(value: Any) -> bool:

@@ -81,6 +81,40 @@ def test_methods_know_no_concrete_network(path):
   assert not any(name.startswith('vaediff.networks.') for name in imports(path))
 
 
+def names_called(path: Path) -> set[str]:
+  """The names of what a file calls: 'f' of f(x), 'a.f' of a.f(x)."""
+  nodes = ast.walk(ast.parse(path.read_text()))
+  return {ast.unparse(node.func) for node in nodes if isinstance(node, ast.Call)}
+
+
+@pytest.mark.parametrize('path', FILES, ids=module_name)
+def test_nothing_that_is_read_is_executed(path):
+  """No pickle is loaded, in whatever wrapping, and no text is run."""
+  roots = {name.split('.')[0] for name in imports(path)}
+  assert not roots & {'pickle', 'cloudpickle', 'dill', 'joblib', 'marshal', 'shelve', 'torch'}
+  called = names_called(path)
+  assert not called & {'eval', 'exec', 'compile', '__import__', 'torch.load', 'read_pickle'}
+  keywords = [n for n in ast.walk(ast.parse(path.read_text())) if isinstance(n, ast.keyword)]
+  for keyword in keywords:
+    if keyword.arg == 'allow_pickle':
+      assert isinstance(keyword.value, ast.Constant)
+      assert keyword.value.value is False
+
+
+def test_execution_is_noticed(tmp_path):
+  path = tmp_path / 'bad.py'
+  for code in (
+    'import pickle',
+    'from joblib import load',
+    'eval("1")',
+    'import numpy as np\nnp.load("x", allow_pickle=True)',
+    'import numpy as np\nnp.load("x", allow_pickle=flag)',
+  ):
+    path.write_text(code)
+    with pytest.raises(AssertionError):
+      test_nothing_that_is_read_is_executed(path)
+
+
 @pytest.mark.parametrize('path', FILES, ids=module_name)
 def test_each_concern_has_one_owner(path):
   name, text = module_name(path), path.read_text()

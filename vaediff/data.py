@@ -116,7 +116,11 @@ def _read(name: str, path: Path, remedy: str) -> tuple[int, Split, Split]:
     formats = builder.info.available_file_formats()
     if tfds.core.FileFormat.ARRAY_RECORD in formats:
       num_classes = builder.info.features['label'].num_classes
-      return num_classes, _read_split(builder, 'train'), _read_split(builder, 'test')
+      train, test = _read_split(builder, 'train'), _read_split(builder, 'test')
+      for split in (train, test):
+        _check_range(split, 'level', split.x, NUM_LEVELS[name])
+        _check_range(split, 'label', split.label, num_classes)
+      return num_classes, train, test
   except (ImportError, MemoryError):  # the program's installation or machine, not the data
     raise
   except Exception as error:  # TFDS, array_record, protobuf, zlib and Pillow share no base class
@@ -130,6 +134,15 @@ def _read(name: str, path: Path, remedy: str) -> tuple[int, Split, Split]:
     f'data set {name} in {path} is stored as {found or "no known format"}, and only array_record '
     f'can be read; move it away or choose another data_dir, then {remedy}'
   )
+
+
+def _check_range(split: Split, kind: str, values: np.ndarray, below: int) -> None:
+  """Raises ValueError where there are no values, or some outside 0, ..., below - 1."""
+  if not values.size:
+    raise ValueError(f'the split {split.name} has no examples')
+  for value in (values.min(), values.max()):
+    if not 0 <= value < below:
+      raise ValueError(f'the split {split.name} has the {kind} {value}, not 0 to {below - 1}')
 
 
 def _read_split(builder, name: str) -> Split:

@@ -77,8 +77,8 @@ def test_quality_of_an_autoencoder_without_a_bound(classifier, tmp_path):
   [
     ('vae', 'nowhere', {}, 'cannot be read'),
     ('vae_bernoulli', 'classifier', {}, 'this run asks for'),
-    ('vae', 'classifier', {'inception': 'weights.pth'}, 'is for colour pictures'),
-    ('vae', '', {'inception': 'weights.pth'}, 'quality.classifier, which is empty'),
+    ('vae', 'classifier', {'inception': 'weights.npz'}, 'is for colour pictures'),
+    ('vae', '', {'inception': 'weights.npz'}, 'quality.classifier, which is empty'),
   ],
 )
 def test_what_cannot_measure_is_refused_before_training(

@@ -1,8 +1,9 @@
-"""InceptionV3 of the FID: features and file formats against those of PyTorch."""
+"""InceptionV3 of the FID: features against those of PyTorch, and the files of weights."""
 
 import os
 import pickle
-from pathlib import Path
+import sys
+import types
 
 import jax
 import jax.numpy as jnp
@@ -11,8 +12,6 @@ import pytest
 
 from vaediff.errors import InputError
 from vaediff.networks import inception
-
-HERE = Path(__file__).parent
 
 
 def pseudo_random_state():
@@ -92,22 +91,6 @@ def test_shapes_of_kernels():
   assert shapes['Mixed_7c.branch_pool'] == (1, 1, 2048, 192)
 
 
-@pytest.mark.parametrize('name', ['state_dict.pth', 'state_dict_legacy.pth'])
-def test_files_of_pytorch_are_read(name):
-  """Written by torch.save of torch 2.13.0, in the format of today and in that before 1.6.
-
-  One tensor is contiguous, one its transpose, one a part of a longer one, one a scalar.
-  """
-  state = inception.read_state_dict(HERE / name)
-  assert {key: (array.dtype.name, array.tolist()) for key, array in state.items()} == {
-    'line': ('float32', [[0.0, 1.0, 2.0], [3.0, 4.0, 5.0]]),
-    'across': ('float32', [[0.0, 3.0], [1.0, 4.0], [2.0, 5.0]]),
-    'part': ('float32', [2.0, 3.0]),
-    'count': ('int64', 7),
-    'double': ('float64', [0.5]),
-  }
-
-
 def test_npz_is_read(tmp_path):
   np.savez(tmp_path / 'weights.npz', a=np.arange(3.0))
   state = inception.read_state_dict(tmp_path / 'weights.npz')
@@ -119,50 +102,58 @@ class Command:
     return os.mkdir, ('executed',)
 
 
-def damaged(tmp_path, kind):
-  path = tmp_path / ('weights.npz' if 'npz' in kind else 'weights.pth')
-  whole = (HERE / 'state_dict.pth').read_bytes()
-  legacy = (HERE / 'state_dict_legacy.pth').read_bytes()
-  if kind == 'npz of objects':
+def damaged(path, kind):
+  np.savez(path, a=np.arange(1000.0))
+  whole = path.read_bytes()
+  if kind == 'objects':
     np.savez(path, a=np.array([Command()], object))
-  elif kind != 'absent':
+  elif kind == 'absent':
+    path.unlink()
+  else:
     content = {
       'empty': b'',
       'text': b'not weights\n',
-      'npz text': b'not weights\n',
       'a command': pickle.dumps(Command()),
       'cut short': whole[: len(whole) // 2],
-      'legacy cut short': legacy[:-4],
+      'one array': whole[whole.index(b'\x93NUMPY') :],
     }
     path.write_bytes(content[kind])
-  return path
 
 
 @pytest.mark.parametrize(
-  'kind',
-  [
-    'absent',
-    'empty',
-    'text',
-    'npz text',
-    'npz of objects',
-    'a command',
-    'cut short',
-    'legacy cut short',
-  ],
+  'kind', ['absent', 'empty', 'text', 'objects', 'a command', 'cut short', 'one array']
 )
 def test_what_is_no_file_of_weights_is_refused_and_not_executed(kind, tmp_path, monkeypatch):
-  path = damaged(tmp_path, kind)
+  damaged(tmp_path / 'weights.npz', kind)
   monkeypatch.chdir(tmp_path)
-  with pytest.raises(InputError, match=r'weights\.\w+ holds no weights') as error:
-    inception.read_state_dict(path)
+  with pytest.raises(InputError, match=r'weights\.npz holds no weights') as error:
+    inception.load(tmp_path / 'weights.npz')
   assert '\n' not in str(error.value)
   assert not (tmp_path / 'executed').exists()
 
 
+@pytest.mark.parametrize('name', ['weights.pth', 'weights.pt'])
+def test_files_of_pytorch_are_not_loaded(name, tmp_path, monkeypatch):
+  """The line has the command that converts them, which is Python that can be run."""
+  (tmp_path / name).write_bytes(pickle.dumps(Command()))
+  monkeypatch.chdir(tmp_path)
+  with pytest.raises(InputError, match='never loaded') as error:
+    inception.load(tmp_path / name)
+  assert not (tmp_path / 'executed').exists()
+  command = str(error.value).split('python -c "')[1].removesuffix('"')
+  assert 'weights_only=True' in command
+  tensor = types.SimpleNamespace(numpy=lambda: np.arange(3.0))
+  torch = types.SimpleNamespace(load=lambda path, weights_only: {'a': tensor})
+  monkeypatch.setitem(sys.modules, 'torch', torch)
+  exec(command)
+  state = inception.read_state_dict(tmp_path / 'weights.npz')
+  np.testing.assert_array_equal(state['a'], [0, 1, 2])
+
+
 def test_other_weights_are_refused(tmp_path):
-  with pytest.raises(InputError, match=r'state_dict\.pth: Conv2d_1a_3x3\.conv\.weight is missing'):
-    inception.load(HERE / 'state_dict.pth')
+  np.savez(tmp_path / 'weights.npz', line=np.arange(3.0))
+  with pytest.raises(InputError, match=r'weights\.npz: Conv2d_1a_3x3\.conv\.weight is missing'):
+    inception.load(tmp_path / 'weights.npz')
   np.savez(tmp_path / 'weights.npz', **{'Conv2d_1a_3x3.conv.weight': np.zeros((64, 3, 7, 7))})
   with pytest.raises(InputError, match=r'has shape \(64, 3, 7, 7\) instead of \(32, 3, 3, 3\)'):
     inception.load(tmp_path / 'weights.npz')

@@ -16,13 +16,16 @@ class Network(NamedTuple):
 
   init(key, *inputs) -> params     parameters in float32
   apply(params, *inputs) -> output in float32, whatever the compute dtype
+  check(*inputs)         raises ValueError where the shapes or types of the inputs do not fit, as
+                         init and apply do; takes jax.ShapeDtypeStruct for arrays
   """
 
   init: Callable[..., Any]
   apply: Callable[..., jax.Array]
+  check: Callable[..., None] = lambda *inputs: None
 
 
-def from_module(module: nn.Module, check: Callable[..., None] | None = None) -> Network:
+def from_module(module: nn.Module, check: Callable[..., None] = lambda *inputs: None) -> Network:
   """The `Network` of a Linen module that has parameters only (no mutable collections).
 
   check: called with the inputs of `init` and `apply` before the module sees them; raises
@@ -30,16 +33,14 @@ def from_module(module: nn.Module, check: Callable[..., None] | None = None) -> 
   """
 
   def init(key, *inputs):
-    if check is not None:
-      check(*inputs)
+    check(*inputs)
     return module.init(key, *inputs)['params']
 
   def apply(params, *inputs):
-    if check is not None:
-      check(*inputs)
+    check(*inputs)
     return module.apply({'params': params}, *inputs)
 
-  return Network(init, apply)
+  return Network(init, apply, check)
 
 
 def with_shared_channels(network: Network, num_channels: int) -> Network:
@@ -57,4 +58,4 @@ def with_shared_channels(network: Network, num_channels: int) -> Network:
     shared = jnp.broadcast_to(params['shared'], (*output.shape[:-1], num_channels))
     return jnp.concatenate([output, shared], axis=-1)
 
-  return Network(init, apply)
+  return Network(init, apply, network.check)

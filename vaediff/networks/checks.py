@@ -58,6 +58,21 @@ def pictures(x):
     raise ValueError(f'input has shape {x.shape}; pictures are [B, H, W, C], reshape it')
 
 
+def padding(height, width, multiple):
+  """Padding both sides to a multiple of `multiple` must not double the longer one."""
+  if multiple >= 2 * max(height, width):
+    raise ValueError(
+      f'pictures of {height}x{width} would be padded to {multiple}x{multiple}; give fewer widths '
+      'or smaller patches'
+    )
+
+
+def padded_pictures(x, multiple):
+  """`x` must be [B, H, W, C], and `padding` to the multiple within its bounds."""
+  pictures(x)
+  padding(*x.shape[1:3], multiple)
+
+
 def codes(z):
   """`z` must be [B, d]."""
   if z.ndim != 2:
@@ -77,7 +92,7 @@ def denoiser_inputs(x_t, log_snr_t, label):
     raise ValueError(f'label has dtype {label.dtype}; labels are integers, -1 for none: cast them')
 
 
-def picture_denoiser_inputs(x_t, log_snr_t, label):
-  """As `denoiser_inputs`, with x_t [B, H, W, C]."""
-  pictures(x_t)
+def picture_denoiser_inputs(x_t, log_snr_t, label, multiple):
+  """As `denoiser_inputs`, with x_t [B, H, W, C] that is padded to a multiple of `multiple`."""
+  padded_pictures(x_t, multiple)
   denoiser_inputs(x_t, log_snr_t, label)

@@ -1,5 +1,6 @@
 """Convolutional encoder and decoder for pictures, as variational autoencoders use them."""
 
+import functools
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -30,12 +31,14 @@ def encoder(
   map to its width and `num_blocks` residual blocks (He et al. 2016, pre-activation). H and W may be
   any size: zeros are added up to a multiple of 2^len(widths).
 
-  Raises ValueError for no widths, a size below 1, an unknown dtype, an x that is not [B, H, W, C].
+  Raises ValueError for no widths, a size below 1, an unknown dtype, an x that is not [B, H, W, C]
+  or more widths than halvings make a pixel of it.
   """
   checks.not_empty(widths=tuple(widths))
   checks.positive(widths=tuple(widths), num_outputs=num_outputs, num_blocks=num_blocks)
   checks.compute_dtype(dtype)
-  return from_module(_Encoder(tuple(widths), num_outputs, num_blocks, dtype), checks.pictures)
+  check = functools.partial(checks.padded_pictures, multiple=2 ** len(widths))
+  return from_module(_Encoder(tuple(widths), num_outputs, num_blocks, dtype), check)
 
 
 def decoder(
@@ -51,12 +54,13 @@ def decoder(
   followed by depth-to-space (Shi et al. 2016); pictures of other sizes than a multiple of
   2^len(widths) are cropped from one.
 
-  Raises ValueError for no widths, a size below 1, an output_shape that is not (H, W, C), an unknown
-  dtype, a z that is not [B, d].
+  Raises ValueError for no widths, more than doublings make the picture of a pixel, a size below 1,
+  an output_shape that is not (H, W, C), an unknown dtype, a z that is not [B, d].
   """
   checks.not_empty(widths=tuple(widths))
   checks.picture_shape(tuple(output_shape))
   checks.positive(widths=tuple(widths), output_shape=tuple(output_shape), num_blocks=num_blocks)
+  checks.padding(*output_shape[:2], 2 ** len(widths))
   checks.compute_dtype(dtype)
   return from_module(_Decoder(tuple(widths), tuple(output_shape), num_blocks, dtype), checks.codes)
 

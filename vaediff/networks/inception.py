@@ -4,16 +4,12 @@ The network is that of Szegedy et al. 2016 in the version of the FID (Heusel et 
 TensorFlow's graph `inception-2015-12-05`, whose weights are published for PyTorch as
 pt_inception-2015-12-05-6726825d.pth. It differs from other InceptionV3 in its pooling: averages do
 not count the zeros of the padding, and the last block takes the maximum. The weights are not part
-of this package: give their file to `load`.
+of this package: give `load` an .npz of them.
 """
 
 import os
-import pickle
-import zipfile
-from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -93,24 +89,24 @@ def kernel_shapes() -> dict[str, tuple[int, int, int, int]]:
 
 
 def read_state_dict(path: str | os.PathLike) -> dict[str, np.ndarray]:
-  """{name: array} from an .npz, or from a state dict that PyTorch saved (both of its formats).
+  """{name: array} from an .npz, of which nothing is executed.
 
-  No PyTorch is needed, and nothing in the file is executed: whatever is not a tensor's part is
-  refused. Raises InputError where the file cannot be read.
+  Raises InputError where the file cannot be read. The pickles of PyTorch are not: the line says how
+  PyTorch makes an .npz of one.
   """
   path = Path(path)
-  try:
-    if path.suffix == '.npz':
-      with np.load(path, allow_pickle=False) as file:
-        return dict(file)
-    with path.open('rb') as file:
-      is_zip = file.read(4) == b'PK\3\4'
-      file.seek(0)
-      return _read_zip(file) if is_zip else _read_legacy(file)
-  except Exception as error:  # a damaged pickle may raise anything
+  if path.suffix in ('.pth', '.pt'):
     raise InputError(
-      f'{path} holds no weights that can be read ({error!r}); give a state dict saved by PyTorch '
-      '(.pth) or an .npz of its arrays'
+      f'{path} is a file of PyTorch, whose pickles are never loaded; make an .npz of it: python -c '
+      f'"import numpy, torch; numpy.savez({str(path.with_suffix(".npz"))!r}, **{{name: '
+      f'tensor.numpy() for name, tensor in torch.load({str(path)!r}, weights_only=True).items()}})"'
+    )
+  try:
+    with np.load(path, allow_pickle=False) as file:
+      return dict(file)
+  except Exception as error:  # a damaged archive may raise anything
+    raise InputError(
+      f'{path} holds no weights that can be read ({error!r}); give an .npz of the arrays'
     ) from error
 
 
@@ -220,74 +216,3 @@ def _take(state, name, shape):
       'InceptionV3 of the FID'
     )
   return state[name].astype(np.float64)
-
-
-class _Tensor(NamedTuple):
-  """A view of a stored buffer; offset and strides are counted in entries."""
-
-  dtype: str
-  storage: str
-  offset: int
-  shape: tuple[int, ...]
-  strides: tuple[int, ...]
-
-  def read(self, buffers: dict[str, bytes]) -> np.ndarray:
-    size = np.dtype(self.dtype).itemsize
-    strides = tuple(size * stride for stride in self.strides)
-    # NumPy checks that all of it lies in the buffer.
-    return np.ndarray(self.shape, self.dtype, buffers[self.storage], size * self.offset, strides)
-
-
-# What a state dict is made of; PyTorch's names of types stand for NumPy's.
-_KNOWN = {
-  ('collections', 'OrderedDict'): OrderedDict,
-  ('torch._utils', '_rebuild_tensor_v2'): lambda storage, offset, shape, strides, *_: _Tensor(
-    *storage, offset, shape, strides
-  ),
-  ('torch', 'FloatStorage'): '<f4',
-  ('torch', 'DoubleStorage'): '<f8',
-  ('torch', 'HalfStorage'): '<f2',
-  ('torch', 'LongStorage'): '<i8',
-}
-
-
-class _Unpickler(pickle.Unpickler):
-  """Reads what is known, and refuses the rest before anything of it runs."""
-
-  def find_class(self, module, name):
-    if (module, name) not in _KNOWN:
-      raise pickle.UnpicklingError(f'it holds {module}.{name}')
-    return _KNOWN[module, name]
-
-  def persistent_load(self, pid):
-    _, dtype, storage, *_ = pid
-    return dtype, storage
-
-
-def _read_zip(file) -> dict[str, np.ndarray]:
-  """The format of PyTorch since 1.6: data.pkl, and a member for each storage, in one folder."""
-  with zipfile.ZipFile(file) as archive:
-    (pickled,) = (name for name in archive.namelist() if name.endswith('/data.pkl'))
-    with archive.open(pickled) as member:
-      state = _Unpickler(member).load()
-    folder = pickled.removesuffix('.pkl')
-    buffers = {
-      storage: archive.read(f'{folder}/{storage}')
-      for storage in {tensor.storage for tensor in state.values()}
-    }
-  return {name: tensor.read(buffers) for name, tensor in state.items()}
-
-
-def _read_legacy(file) -> dict[str, np.ndarray]:
-  """The format before: pickles of a magic number, a version, the machine, the state, the storages'
-  keys; then each storage as its length, eight bytes, and its entries.
-  """
-  if _Unpickler(file).load() != 0x1950A86A20F9469CFC6C:
-    raise ValueError('it does not begin as a file of PyTorch')
-  _version, _machine, state, keys = (_Unpickler(file).load() for _ in range(4))
-  dtypes = {tensor.storage: tensor.dtype for tensor in state.values()}
-  buffers = {}
-  for key in keys:
-    length = int.from_bytes(file.read(8), 'little')
-    buffers[key] = file.read(length * np.dtype(dtypes[key]).itemsize)
-  return {name: tensor.read(buffers) for name, tensor in state.items()}

@@ -1,5 +1,6 @@
 """Transformer denoiser: DiT with adaLN-zero (Peebles & Xie 2023)."""
 
+import functools
 from typing import Any
 
 import flax.linen as nn
@@ -36,7 +37,7 @@ def denoiser(
   memory, a third more work.
 
   Raises ValueError for a size below 1, a width that num_heads or 4 does not divide, an unknown
-  dtype, inputs of the wrong shape.
+  dtype, inputs of the wrong shape, and patches twice as large as the pictures.
   """
   checks.positive(
     num_output_channels=num_output_channels,
@@ -59,7 +60,8 @@ def denoiser(
     dtype=dtype,
     remat=remat,
   )
-  return from_module(module, checks.picture_denoiser_inputs)
+  check = functools.partial(checks.picture_denoiser_inputs, multiple=patch_size)
+  return from_module(module, check)
 
 
 def position_features(height: int, width: int, num_features: int) -> np.ndarray:

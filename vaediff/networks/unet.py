@@ -1,5 +1,6 @@
 """U-Net denoiser: the network of Ho et al. 2020, on patches."""
 
+import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -46,7 +47,8 @@ def denoiser(
   fourier_exponents  n for the inputs sin(2^n pi x), cos(2^n pi x) (Kingma et al. 2021 take 7, 8)
   remat              recompute blocks in the backward pass: less memory, a third more work
 
-  Raises ValueError for no widths, a size below 1, an unknown dtype, inputs of the wrong shape.
+  Raises ValueError for no widths, a size below 1, an unknown dtype, inputs of the wrong shape, and
+  pictures that would be padded to twice their size.
   """
   checks.not_empty(widths=tuple(widths))
   checks.positive(
@@ -68,7 +70,8 @@ def denoiser(
     dtype=dtype,
     remat=remat,
   )
-  return from_module(module, checks.picture_denoiser_inputs)
+  multiple = patch_size * 2 ** (len(widths) - 1)
+  return from_module(module, functools.partial(checks.picture_denoiser_inputs, multiple=multiple))
 
 
 class _Block(nn.Module):
