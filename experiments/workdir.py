@@ -33,6 +33,9 @@ FREE_AFTER_TRAINING = (
   'sampler.',
   'sampling.',
 )
+# What a run writes.
+FOLDERS = ('checkpoints', 'tensorboard')
+FILES = ('config.json', 'metrics.jsonl', 'cost.json', 'results.json', 'samples.npz', 'samples.png')
 # Packages whose version the numbers may depend on.
 PACKAGES = ('jaxlib', 'flax', 'optax', 'numpy', 'scipy', 'scikit-learn')
 
@@ -58,6 +61,13 @@ def claimed(workdir: Path, config: dict) -> Iterator[None]:
   operating system's (flock), which ends with the process whatever ends it.
   """
   path = workdir / 'config.json'
+  for names, kind, is_in_the_way in (
+    (FOLDERS, 'folder', lambda found: found.exists() and not found.is_dir()),
+    (FILES, 'file', lambda found: found.is_dir()),
+  ):
+    for name in names:
+      if is_in_the_way(workdir / name):
+        raise InputError(f'{workdir / name} has to be a {kind}; move what is there away')
   try:
     workdir.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryFile(dir=workdir):

@@ -52,8 +52,16 @@ def finish(process: subprocess.Popen, status: int = 0) -> tuple[str, str]:
   return said
 
 
-def run(*arguments, status: int = 0, **options) -> tuple[str, str]:
-  return finish(start(*arguments, **options), status)
+@pytest.fixture(scope='module')
+def program(run):
+  """program(*arguments, status=0, **options) -> (stdout, stderr) of a run that ends with status."""
+
+  def program(*arguments, status=0, **options):
+    done = run(*arguments, **options)
+    assert done.returncode == status, done.stderr
+    return done.stdout, done.stderr
+
+  return program
 
 
 def start_two(*arguments) -> list[subprocess.Popen]:
@@ -119,10 +127,10 @@ def assert_identical(workdir: Path, reference: Path) -> None:
 
 
 @pytest.fixture(scope='module')
-def one(tmp_path_factory):
+def one(tmp_path_factory, program):
   """A finished run on one device."""
   workdir = tmp_path_factory.mktemp('survival') / 'one'
-  run(*CONFIG, f'--workdir={workdir}')
+  program(*CONFIG, f'--workdir={workdir}')
   return workdir
 
 
@@ -135,8 +143,8 @@ def cut_back(workdir: Path, copy: Path) -> Path:
   return copy
 
 
-def test_two_runs_are_equal_bit_for_bit(one, tmp_path):
-  run(*CONFIG, f'--workdir={tmp_path}/w')
+def test_two_runs_are_equal_bit_for_bit(one, tmp_path, program):
+  program(*CONFIG, f'--workdir={tmp_path}/w')
   assert_identical(tmp_path / 'w', one)
   mine, theirs = (json.loads((w / 'results.json').read_text()) for w in (tmp_path / 'w', one))
   for results in (mine, theirs):
@@ -146,16 +154,16 @@ def test_two_runs_are_equal_bit_for_bit(one, tmp_path):
     np.testing.assert_array_equal(a['samples'], b['samples'])
 
 
-def test_from_one_device_to_eight_and_back(one, tmp_path):
+def test_from_one_device_to_eight_and_back(one, tmp_path, program):
   more = cut_back(one, tmp_path / 'more')
-  run(*CONFIG, f'--workdir={more}', num_devices=8)
+  program(*CONFIG, f'--workdir={more}', num_devices=8)
   assert_close(more, one)
   fewer = cut_back(more, tmp_path / 'fewer')
-  run(*CONFIG, f'--workdir={fewer}')
+  program(*CONFIG, f'--workdir={fewer}')
   assert_close(fewer, one)
 
 
-def test_several_processes_train_like_one(one, tmp_path):
+def test_several_processes_train_like_one(one, tmp_path, program):
   """Two of two devices each; then from them to one process, and from one process to them."""
   two = tmp_path / 'two'
   processes = start_two(*CONFIG, f'--workdir={two}')
@@ -168,7 +176,7 @@ def test_several_processes_train_like_one(one, tmp_path):
   with np.load(two / 'samples.npz') as a, np.load(one / 'samples.npz') as b:
     np.testing.assert_array_equal(a['samples'], b['samples'])
   back = cut_back(two, tmp_path / 'back')
-  run(*CONFIG, f'--workdir={back}')
+  program(*CONFIG, f'--workdir={back}')
   assert_close(back, one)
   onward = cut_back(one, tmp_path / 'onward')
   for process in start_two(*CONFIG, f'--workdir={onward}'):
@@ -217,55 +225,66 @@ def wait_for(path: Path) -> None:
     time.sleep(0.05)
 
 
-def test_a_workdir_has_one_process_at_a_time(tmp_path):
+def test_a_workdir_has_one_process_at_a_time(tmp_path, program):
   arguments = (*CONFIG, '--config.training.num_steps=100000000', f'--workdir={tmp_path}/w')
   first = start(*arguments)
   try:
     wait_for(tmp_path / 'w' / 'metrics.jsonl')
-    assert 'is in use by another process' in error(run(*arguments, status=2)[1])
+    assert 'is in use by another process' in error(program(*arguments, status=2)[1])
     assert first.poll() is None
   finally:
     first.kill()
     first.communicate()
 
 
-def test_a_damaged_checkpoint_is_named_and_the_one_before_it_used(one, tmp_path):
+@pytest.mark.parametrize('name', ['checkpoints', 'tensorboard', 'metrics.jsonl', 'results.json'])
+def test_what_is_in_the_way_is_named(name, tmp_path, program):
+  if '.' in name:
+    (tmp_path / name).mkdir()
+  else:
+    (tmp_path / name).write_text('')
+  line = error(program(*CONFIG, f'--workdir={tmp_path}', status=2)[1])
+  assert f'{tmp_path / name} has to be a' in line
+  assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
+def test_a_damaged_checkpoint_is_named_and_the_one_before_it_used(one, tmp_path, program):
   workdir = tmp_path / 'w'
   shutil.copytree(one, workdir)
   (workdir / 'results.json').unlink()
   for path in (workdir / 'checkpoints' / '40' / 'state').rglob('*'):
     if path.is_file():
       path.write_bytes(path.read_bytes()[:-1])
-  _, said = run(*CONFIG, f'--workdir={workdir}')
+  _, said = program(*CONFIG, f'--workdir={workdir}')
   assert f'{workdir}/checkpoints/40 is damaged and not used' in said
   assert_identical(workdir, one)
 
 
-def test_without_a_sound_checkpoint_a_run_stops(one, tmp_path):
+def test_without_a_sound_checkpoint_a_run_stops(one, tmp_path, program):
   workdir = tmp_path / 'w'
   shutil.copytree(one, workdir)
   (workdir / 'results.json').unlink()
   for step in ('30', '40'):
     shutil.rmtree(workdir / 'checkpoints' / step / 'state')
   before = (workdir / 'metrics.jsonl').read_bytes()
-  line = error(run(*CONFIG, f'--workdir={workdir}', status=1)[1])
+  line = error(program(*CONFIG, f'--workdir={workdir}', status=1)[1])
   assert 'holds no sound checkpoint (steps 40, 30 are damaged)' in line
   assert (workdir / 'metrics.jsonl').read_bytes() == before
 
 
-def test_a_checkpoint_of_another_model_is_refused(one, tmp_path):
+def test_a_checkpoint_of_another_model_is_refused(one, tmp_path, program):
   workdir = tmp_path / 'w'
   shutil.copytree(one, workdir)
   (workdir / 'results.json').unlink()
   config = json.loads((workdir / 'config.json').read_text())
   config['method']['latent_dim'] += 1
   (workdir / 'config.json').write_text(json.dumps(config))
-  line = error(run(f'--workdir={workdir}', status=2)[1])
+  line = error(program(f'--workdir={workdir}', status=2)[1])
   assert 'is a checkpoint of another model' in line
   assert 'decoder' in line
 
 
-def test_a_full_disk_leaves_the_checkpoints_before_it(tmp_path):
+def test_a_full_disk_leaves_the_checkpoints_before_it(tmp_path, program):
   """On a file system of 1,300 KiB; what is there then goes on elsewhere."""
   mounted, copy = tmp_path / 'small', tmp_path / 'copy'
   mounted.mkdir()
@@ -292,7 +311,7 @@ def test_a_full_disk_leaves_the_checkpoints_before_it(tmp_path):
   reached = max(int(path.name) for path in (copy / 'checkpoints').iterdir())
   assert 0 < reached < 400
   shutil.rmtree(copy / 'damaged', ignore_errors=True)
-  run(*CONFIG, *steps, f'--workdir={copy}')
+  program(*CONFIG, *steps, f'--workdir={copy}')
   assert not (copy / 'damaged').exists()
   assert [line['step'] for line in metrics_of(copy)] == [*range(10, 401, 10), 400]
 
@@ -302,10 +321,10 @@ DIVERGING = ('--config.optimizer.learning_rate=3.0', '--config.optimizer.clip_no
 
 
 @pytest.mark.parametrize('num_devices', [1, 2])
-def test_a_step_that_is_not_finite_can_be_done_again(tmp_path, num_devices):
+def test_a_step_that_is_not_finite_can_be_done_again(tmp_path, num_devices, program):
   workdir = tmp_path / 'w'
   line = error(
-    run(*CONFIG, *DIVERGING, f'--workdir={workdir}', status=1, num_devices=num_devices)[1]
+    program(*CONFIG, *DIVERGING, f'--workdir={workdir}', status=1, num_devices=num_devices)[1]
   )
   assert 'step 2: ' in line
   assert 'loss is inf' in line
@@ -315,7 +334,7 @@ def test_a_step_that_is_not_finite_can_be_done_again(tmp_path, num_devices):
   # The command that the line gives.
   command = line.partition('see it again: ')[2].split()
   assert command[:3] == ['python', '-m', 'experiments.run']
-  said, _ = run(*command[3:], num_devices=num_devices)
+  said, _ = program(*command[3:], num_devices=num_devices)
   assert 'the same as it was, bit for bit' in said
   assert said.splitlines()[0] in line
   # And where it goes otherwise, that is said.
@@ -323,39 +342,41 @@ def test_a_step_that_is_not_finite_can_be_done_again(tmp_path, num_devices):
     arrays = dict(file)
   arrays['failure'] = np.array(str(arrays['failure']).replace('"step": 2', '"step": 3'))
   np.savez(workdir / 'replay.npz', **arrays)
-  line = error(run(*command[3:], status=1, num_devices=num_devices)[1])
+  line = error(program(*command[3:], status=1, num_devices=num_devices)[1])
   assert 'went otherwise than it did' in line
 
 
-def test_nothing_to_replay(one):
-  assert 'replay.npz cannot be read' in error(run(f'--workdir={one}', '--mode=replay', status=2)[1])
+def test_nothing_to_replay(one, program):
+  assert 'replay.npz cannot be read' in error(
+    program(f'--workdir={one}', '--mode=replay', status=2)[1]
+  )
 
 
-def test_verify_says_whether_the_numbers_hold(one, tmp_path):
+def test_verify_says_whether_the_numbers_hold(one, tmp_path, program):
   workdir = tmp_path / 'w'
   shutil.copytree(one, workdir)
   before = {path: path.read_bytes() for path in workdir.rglob('*') if path.is_file()}
-  said, _ = run(f'--workdir={workdir}', '--mode=verify')
+  said, _ = program(f'--workdir={workdir}', '--mode=verify')
   num = len(json.loads((workdir / 'results.json').read_text())['metrics'])
   assert f'all {num} numbers hold, {num} of them bit for bit' in said
-  said, _ = run(f'--workdir={workdir}', '--mode=verify', num_devices=8)
+  said, _ = program(f'--workdir={workdir}', '--mode=verify', num_devices=8)
   assert f'all {num} numbers hold' in said
   assert {path: path.read_bytes() for path in workdir.rglob('*') if path.is_file()} == before
   results = json.loads((workdir / 'results.json').read_text())
   results['metrics']['nll_bound']['value'] *= 1.001
   (workdir / 'results.json').write_text(json.dumps(results))
-  line = error(run(f'--workdir={workdir}', '--mode=verify', status=1)[1])
+  line = error(program(f'--workdir={workdir}', '--mode=verify', status=1)[1])
   assert f'1 of {num} numbers do not hold: nll_bound' in line
 
 
-def test_a_workdir_is_evaluated_without_its_config_file(one, tmp_path):
+def test_a_workdir_is_evaluated_without_its_config_file(one, tmp_path, program):
   """By its config.json, which is data and not code."""
   workdir = tmp_path / 'w'
   shutil.copytree(one, workdir)
   (workdir / 'results.json').unlink()
-  run(f'--workdir={workdir}', '--mode=evaluate')
+  program(f'--workdir={workdir}', '--mode=evaluate')
   mine, theirs = (json.loads((w / 'results.json').read_text()) for w in (workdir, one))
   assert mine['metrics'] == theirs['metrics']
   (workdir / 'config.json').write_text('{"seed": "import os"}')
-  line = error(run(f'--workdir={workdir}', '--mode=evaluate', status=2)[1])
+  line = error(program(f'--workdir={workdir}', '--mode=evaluate', status=2)[1])
   assert 'config.json cannot be read as a config' in line
