@@ -63,7 +63,8 @@ def run(config: dict, folder: Path, mode: str) -> None:
     checkpoints = stack.enter_context(
       Checkpoints(folder / 'checkpoints', read_only=mode != 'train')
     )
-    step, state = checkpoints.restore_newest(template) or (0, template)
+    with guard.deferred():  # a stop inside could be taken for damage
+      step, state = checkpoints.restore_newest(template) or (0, template)
     if step == 0 and mode != 'train':
       raise InputError(f'--workdir={folder} holds no checkpoint to {mode}; train one there first')
     state = parallel.replicate(state, devices)
