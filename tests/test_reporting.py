@@ -7,6 +7,7 @@ import pytest
 from PIL import Image
 
 from vaediff import reporting
+from vaediff.errors import RunError
 
 
 def lines(folder):
@@ -33,6 +34,16 @@ def test_a_torn_line_in_the_middle_of_nowhere_is_dropped(tmp_path):
   (tmp_path / 'metrics.jsonl').write_text('{"step": 5, "split": "train"}\n{"st')
   write(tmp_path, 5, [])
   assert lines(tmp_path) == [{'step': 5, 'split': 'train'}]
+
+
+@pytest.mark.parametrize('line', ['{"st', '{"step": 10}', '[]', '7'])
+def test_a_damaged_line_that_no_crash_leaves_is_named(line, tmp_path):
+  path = tmp_path / 'metrics.jsonl'
+  text = f'{{"step": 5, "split": "train"}}\n{line}\n{{"step": 15, "split": "train"}}\n'
+  path.write_text(text)
+  with pytest.raises(RunError, match='metrics.jsonl is damaged in line 2'):
+    write(tmp_path, 20, [])
+  assert path.read_text() == text
 
 
 def test_tensorboard_gets_curves_and_pictures(tmp_path):
