@@ -41,7 +41,7 @@ def test_a_damaged_line_that_no_crash_leaves_is_named(line, tmp_path):
   path = tmp_path / 'metrics.jsonl'
   text = f'{{"step": 5, "split": "train"}}\n{line}\n{{"step": 15, "split": "train"}}\n'
   path.write_text(text)
-  with pytest.raises(RunError, match='metrics.jsonl is damaged in line 2'):
+  with pytest.raises(RunError, match='is damaged in line 2'):
     write(tmp_path, 20, [])
   assert path.read_text() == text
 
