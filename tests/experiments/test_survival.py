@@ -34,7 +34,8 @@ OTHER_ORDER = 1e-5
 
 
 def start(*arguments, num_devices=1, **environment) -> subprocess.Popen:
-  flags = f'--xla_force_host_platform_device_count={num_devices}'
+  # As the fixture `run` has them.
+  flags = f'--xla_force_host_platform_device_count={num_devices} --xla_backend_optimization_level=0'
   return subprocess.Popen(
     [sys.executable, '-m', 'experiments.run', *map(str, arguments)],
     cwd=ROOT,
