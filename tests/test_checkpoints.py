@@ -193,3 +193,15 @@ def test_rests_of_an_interrupted_write_are_cleared(two, tmp_path):
     # They are cleared in the background, and have gone before anything is saved.
     saved.save(30, parallel.replicate(fixed_size(30), DEVICES))
   assert sorted(path.name for path in folder.iterdir()) == ['10', '30']
+
+
+def test_what_was_not_deleted_in_time_is_deleted_at_the_next_start(tmp_path):
+  with Checkpoints(tmp_path, keep=4) as saved:
+    for step in (10, 20, 30, 40):
+      saved.save(step, parallel.replicate(fixed_size(step), DEVICES))
+  shutil.rmtree(tmp_path / '10' / 'state')
+  (tmp_path / '10' / '_CHECKPOINT_METADATA').unlink()
+  with Checkpoints(tmp_path, keep=2) as saved:
+    assert saved.restore_newest(fixed_size(0))[0] == 40
+    assert saved.steps() == [40, 30]
+  assert sorted(path.name for path in tmp_path.iterdir()) == ['30', '40']

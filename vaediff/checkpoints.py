@@ -33,7 +33,7 @@ class Checkpoints:
   """
 
   def __init__(self, directory: Path, keep: int = 2, *, read_only: bool = False):
-    self._directory, self._read_only = Path(directory).absolute(), read_only
+    self._directory, self._keep, self._read_only = Path(directory).absolute(), keep, read_only
     self._manager = self._open(keep)
 
   def save(self, step: int, replicated_state: Any) -> None:
@@ -87,6 +87,10 @@ class Checkpoints:
         continue
       if step != steps[0] and not self._read_only:
         self._set_aside([damaged for damaged in steps if damaged > step])
+      if not self._read_only:
+        # An earlier process may have been killed before it had deleted these, or amid it.
+        for old in [before for before in steps if before < step][self._keep - 1 :]:
+          self._manager.delete(old)
       return step, state
     if steps:
       raise RunError(
