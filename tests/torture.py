@@ -209,7 +209,7 @@ def finish(experiment: Experiment, folder: Path) -> dict[str, float]:
 def interrupt(
   experiment: Experiment, folder: Path, plan: Plan, seconds: dict[str, float]
 ) -> tuple[str, Snapshot, list[str]] | None:
-  """Starts the run and interrupts it; None where it ends before.
+  """Starts the run and interrupts it; None where it has written its last file before.
 
   Returns the phase that it was in, what there was or is left, and what it did wrong.
   """
@@ -231,13 +231,13 @@ def interrupt(
       break
   time.sleep(plan.fraction * seconds[phase])
   now = look(folder)
-  if process.poll() is not None:
-    return None
   process.send_signal(plan.signum)
   begin, status = time.monotonic(), process.wait(LIMIT_SECONDS)
   waited = time.monotonic() - begin
   if plan.signum == signal.SIGKILL:
     now = look(folder)
+  if now.is_finished:
+    return None
   where = 'checkpoint write' if is_writing(before, now) else phase_of(before, now)
   wrong = []
   if status != -plan.signum and not look(folder).is_finished:
