@@ -4,7 +4,7 @@
     --workdir=runs/digits_autoencoder
 
 10 seconds on two CPU cores. Test (297 examples, other writers than train): -log p(x | z)
-75.9 +- 1.3 nats, which is no likelihood of x. Samples decode codes from N(0, I);
+76.1 +- 1.4 nats, which is no likelihood of x. Samples decode codes from N(0, I);
 --mode=sample --config.sampler.codes=normal (or mixture) those from a distribution fitted to the
 training codes.
 """
