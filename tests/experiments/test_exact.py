@@ -39,6 +39,10 @@ def test_wrong_input_is_answered_in_one_line(capsys):
   assert line.startswith("error: unknown argument '--fast'; usage: ")
 
 
+# Its tests run in one process, which makes the report once.
+of_report = pytest.mark.xdist_group('report')
+
+
 @pytest.fixture(scope='module')
 def report():
   """The lines of the two tables of a quick run, as lists of cells."""
@@ -58,6 +62,7 @@ def report():
   ]
 
 
+@of_report
 def test_every_row_of_a_quick_run_holds(report):
   rows, _ = report
   assert {row[-1] for row in rows} == {'yes'}
@@ -69,6 +74,7 @@ def test_every_row_of_a_quick_run_holds(report):
     assert abs(ours - exact_value - difference) <= 1e-4 * (abs(ours) + abs(exact_value))
 
 
+@of_report
 def test_every_group_has_its_rows(report):
   quantities = ' '.join(row[0] for row in report[0])
   for words in (
@@ -90,6 +96,7 @@ def test_every_group_has_its_rows(report):
     assert words in quantities
 
 
+@of_report
 def test_time_samplers_reduce_the_variance(report):
   """To less than half of that of uniform times: 5 standard errors and more below."""
   (_, uniform, _), *others = report[1]
@@ -99,6 +106,7 @@ def test_time_samplers_reduce_the_variance(report):
     assert float(ratio) + 5 * float(stderr) < 0.5
 
 
+@of_report
 def test_the_linear_vae_stays_below_its_bound(report):
   """An ELBO above the largest log-likelihood of the data would be a wrong one."""
   differences = [float(row[3]) for row in report[0] if 'linear VAE' in row[0]]

@@ -111,7 +111,7 @@ def test_one_interface_for_every_likelihood_of_a_vae(tmp_path):
   stages.run(config, tmp_path, 'train')
   bounds = {}
   for likelihood in ('elbo', 'importance_weighted', 'annealed'):
-    results = evaluated(config, tmp_path, likelihood=likelihood, num_draws=50, num_temperatures=50)
+    results = evaluated(config, tmp_path, likelihood=likelihood, num_draws=20, num_temperatures=20)
     assert results['protocol']['likelihood'] == likelihood
     assert results['metrics']['nll_bound']['unit'] == 'nats'
     assert results['metrics']['bits_per_dim']['unit'] == 'bits/dim'

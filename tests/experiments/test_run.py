@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+# In one process, which makes the finished run once.
+pytestmark = pytest.mark.xdist_group('run')
 TINY = '--config=configs/digits_vae.py:tiny'
 
 
