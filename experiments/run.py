@@ -43,6 +43,9 @@ DISTRIBUTED = flags.DEFINE_bool(
 
 def main(argv: Sequence[str]) -> int:
   """Runs the program; returns the exit status, or ends by the signal that stopped it."""
+  # Until the guard of the run listens there is nothing to save, and an import that a
+  # KeyboardInterrupt has broken off ends in any way.
+  signal.signal(signal.SIGINT, signal.SIG_DFL)
   if {'-h', '--help'} & set(argv[1:]):
     print(f'{__doc__}\n{flags.FLAGS.main_module_help()}')
     return 0
@@ -65,12 +68,11 @@ def main(argv: Sequence[str]) -> int:
     if error.errno not in (errno.ENOSPC, errno.EDQUOT):
       raise
     return _fail(1, f'{error}; what is written so far is whole: make room, and start again')
-  except (preemption.Stopped, KeyboardInterrupt) as stop:
-    signum = getattr(stop, 'signum', signal.SIGINT)
-    text = ' '.join(['stopped by', signal.Signals(signum).name, *stop.args])
+  except preemption.Stopped as stop:
+    text = ' '.join(['stopped by', signal.Signals(stop.signum).name, *stop.args])
     print(f'{text}; the same command goes on', file=sys.stderr, flush=True)
     parallel.leave_processes()
-    preemption.die(signum)
+    preemption.die(stop.signum)
   return 0
 
 

@@ -240,10 +240,12 @@ def interrupt(
     return None
   where = 'checkpoint write' if is_writing(before, now) else phase_of(before, now)
   wrong = []
-  if status != -plan.signum and not look(folder).is_finished:
+  # Before that Python itself ends the program, an import that SIGINT breaks off in any way.
+  is_under_way = where != 'compilation' or f'stopped by {plan.signum.name}' in said(folder)
+  is_expected = status == -plan.signum or (plan.signum == signal.SIGINT and not is_under_way)
+  if not is_expected and not look(folder).is_finished:
     wrong.append(f'exit status {status}')
-  # Before the run is under way, Python itself ends the program; and compiling takes its time.
-  if where != 'compilation' or f'stopped by {plan.signum.name}' in said(folder):
+  if is_under_way:
     wrong += [f'a traceback: {said(folder)}'] * ('Traceback' in said(folder))
   if where != 'compilation' and waited > STOP_SECONDS:
     wrong.append(f'{waited:.1f} s to stop')
