@@ -165,11 +165,13 @@ def test_from_one_device_to_eight_and_back(one, tmp_path, program):
 
 
 def test_several_processes_train_like_one(one, tmp_path, program):
-  """Two of two devices each; then from them to one process, and from one process to them."""
+  """Two of two devices each like one of four; then from them to one device, and from it to them."""
   two = tmp_path / 'two'
   processes = start_two(*CONFIG, f'--workdir={two}')
   said = [finish(process) for process in processes]
-  assert_close(two, one)
+  four = tmp_path / 'four'
+  program(*CONFIG, f'--workdir={four}', num_devices=4)
+  assert_close(two, four)
   # The primary alone has something to say, and writes.
   assert 'nll_bound' in said[0][0]
   assert said[1][0] == ''
