@@ -125,6 +125,16 @@ def test_no_damaged_file_becomes_a_wrong_number(two, tmp_path, caplog, damage):
   assert 0 < num_used < len(names)
 
 
+def test_a_wrong_digit_in_the_record_is_damage_and_no_other_model(two, tmp_path):
+  folder = tmp_path / 'checkpoints'
+  shutil.copytree(two, folder)
+  record = folder / '20' / 'contents' / 'metadata'
+  assert '100' in record.read_text()
+  record.write_text(record.read_text().replace('100', '101', 1))
+  with Checkpoints(folder) as saved:
+    assert saved.restore_newest(fixed_size(0))[0] == 10
+
+
 def test_after_damage_the_step_is_saved_again(two, tmp_path):
   folder = tmp_path / 'checkpoints'
   shutil.copytree(two, folder)

@@ -1,10 +1,12 @@
 """Checkpoints of the training state, by orbax: W/checkpoints/STEP/.
 
 Beside the arrays each checkpoint holds their contents as JSON: the path, shape, type and SHA-256 of
-every array. What is restored is compared with it, so that no damaged file becomes a wrong number.
+every array, and the SHA-256 of all that. What is restored is compared with it, so that no damaged
+file becomes a wrong number, and none is taken for a checkpoint of another model.
 """
 
 import hashlib
+import json
 import logging
 import shutil
 from pathlib import Path
@@ -54,7 +56,7 @@ class Checkpoints:
         )
     self._check_room(step, sum(leaf.nbytes for leaf in jax.tree.leaves(state)))
     items = ocp.args.Composite(
-      **{_STATE: ocp.args.StandardSave(state), _CONTENTS: ocp.args.JsonSave(contents(state))}
+      **{_STATE: ocp.args.StandardSave(state), _CONTENTS: ocp.args.JsonSave(_sealed(state))}
     )
     self._writing(lambda: self._manager.save(step, args=items, force=True))
 
@@ -140,7 +142,7 @@ class Checkpoints:
   def _restore(self, step: int, template: Any) -> Any:
     """The state of a step. Raises _DamageError where it is not what was saved."""
     try:
-      recorded = self._read(step, _CONTENTS, ocp.args.JsonRestore())
+      recorded = _unsealed(self._read(step, _CONTENTS, ocp.args.JsonRestore()))
       found = {name: (tuple(shape), dtype) for name, (shape, dtype, _) in recorded.items()}
     except Exception as error:  # orbax, JSON and the file system share no base class
       raise _DamageError(_one_line(error)) from error
@@ -200,6 +202,23 @@ def contents(state: Any) -> dict[str, list]:
     ]
     for path, leaf in jax.tree.leaves_with_path(state)
   }
+
+
+def _sealed(state: Any) -> dict[str, Any]:
+  """The contents of a state, with a digest of their own."""
+  arrays = contents(state)
+  return {'arrays': arrays, 'sha256': _digest(arrays)}
+
+
+def _unsealed(recorded: dict[str, Any]) -> dict[str, list]:
+  """The contents in what `_sealed` gave. Raises ValueError where they are not what they were."""
+  if _digest(recorded['arrays']) != recorded['sha256']:
+    raise ValueError('the record of its contents is not what was saved')
+  return recorded['arrays']
+
+
+def _digest(arrays: dict[str, list]) -> str:
+  return hashlib.sha256(json.dumps(arrays, sort_keys=True).encode()).hexdigest()
 
 
 def _name(path) -> str:
