@@ -13,7 +13,6 @@ import platform
 import sys
 from pathlib import Path
 
-import jax
 from absl import flags
 
 from experiments import workdir
@@ -51,10 +50,9 @@ def main(argv: list[str]) -> int:
 
 def provenance() -> dict:
   """The machine in words, versions, date and commit."""
-  device = jax.devices()[0]
   return {
     'machine': f'{platform.machine()}, {os.cpu_count()} CPU cores',
-    'device': f'{len(jax.devices())} x {device.device_kind} ({device.platform})',
+    'device': workdir.devices(),
     'versions': workdir.versions(),
     'date': datetime.date.today().isoformat(),
     'commit': workdir.commit(),

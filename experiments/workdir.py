@@ -149,16 +149,23 @@ def provenance(config: dict) -> dict[str, Any]:
   """What is needed to do a result again: commit, config and its hash, versions, devices."""
   import jax
 
-  device = jax.devices()[0]
   return {
     'commit': commit(),
     'config_sha256': config_hash(config),
     'jax': jax.__version__,
-    'device': f'{len(jax.devices())} x {device.device_kind} ({device.platform})',
+    'device': devices(),
     'processes': jax.process_count(),
     'versions': versions(),
     'config': config,
   }
+
+
+def devices() -> str:
+  """The devices in words: their number, kind and platform."""
+  import jax
+
+  device = jax.devices()[0]
+  return f'{len(jax.devices())} x {device.device_kind} ({device.platform})'
 
 
 def versions() -> dict[str, str]:
