@@ -54,6 +54,7 @@ def diffusion(dataset: str) -> ConfigDict:
     {
       'name': 'diffusion',
       'prediction': 'v',
+      'num_level_features': 24,
       'variance': 'fixed_small',
       'loss': 'bound',
       'hybrid_weight': 1e-3,
@@ -133,6 +134,7 @@ def _base(dataset: str) -> ConfigDict:
         'ema_decay': 0.999,
       },
       'optimizer': {
+        'name': 'adam',
         'learning_rate': 1e-3,
         'decay': 'cosine',
         'warmup_steps': 100,

@@ -122,6 +122,14 @@ VARIANTS: dict[str, tuple[Callable[[], ConfigDict], dict]] = {
   'diffusion': (_diffusion, {}),
   'diffusion_eps': (_diffusion, {'method': {'prediction': 'eps'}}),
   'diffusion_x_0': (_diffusion, {'method': {'prediction': 'x_0'}}),
+  'diffusion_levels': (
+    _diffusion,
+    {
+      'method': {'prediction': 'levels', 'decoder': 'levels', 'loss': 'continuous'},
+      'optimizer': {'name': 'muon'},
+      'evaluation': {'likelihood': 'continuous'},
+    },
+  ),
   'diffusion_simple': (_diffusion, {'method': {'prediction': 'eps', 'loss': 'simple'}}),
   'diffusion_fixed_large': (_diffusion, {'method': {'variance': 'fixed_large'}}),
   'diffusion_hybrid': (_diffusion, {'method': {'variance': 'interpolated', 'loss': 'hybrid'}}),

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from optax import contrib
 
 from experiments import schema
 from vaediff import data, latents, likelihoods, schedules
@@ -18,10 +19,20 @@ from vaediff.methods.denoising_chain import denoising_chain
 from vaediff.methods.diffusion import diffusion
 from vaediff.methods.diffusion import num_outputs as diffusion_outputs
 from vaediff.methods.vae import vae
-from vaediff.networks import Network, conv, mlp, transformer, unet, with_shared_channels
+from vaediff.networks import (
+  Network,
+  conv,
+  mlp,
+  transformer,
+  unet,
+  with_level_logits,
+  with_shared_channels,
+)
 
 # Fields of the section `method` that choose the latent family, or the method itself.
 LATENT_FIELDS = ('name', 'prior', 'posterior')
+# Of diffusion, those that choose the network's inputs and outputs.
+NETWORK_FIELDS = ('name', 'conditional', 'num_level_features')
 
 
 class Experiment(NamedTuple):
@@ -233,7 +244,7 @@ def _diffusion(config: Mapping, dataset: data.Dataset, num_levels: int):
       )
   try:
     functions = diffusion(
-      _denoiser(config, dataset, diffusion_outputs(method['variance']), method['conditional']),
+      _diffusion_network(config, dataset, num_levels),
       log_snr,
       dataset.train.x.shape[1:],
       num_levels,
@@ -245,7 +256,7 @@ def _diffusion(config: Mapping, dataset: data.Dataset, num_levels: int):
       spacing=sampler['spacing'],
       guidance=sampler['guidance'],
       sampler_options=_sampler_options(sampler),
-      **{name: value for name, value in method.items() if name not in ('name', 'conditional')},
+      **{name: value for name, value in method.items() if name not in NETWORK_FIELDS},
     )
   except ValueError as error:
     raise InputError(f'method: {error}') from error
@@ -310,6 +321,26 @@ def _schedule(config: Mapping):
   return schedule
 
 
+def _diffusion_network(config: Mapping, dataset: data.Dataset, num_levels: int) -> Network:
+  """The denoiser, with the outputs that the prediction and the variance ask for."""
+  method = config['method']
+  if method['prediction'] != 'levels':
+    num_outputs = diffusion_outputs(method['prediction'], method['variance'], num_levels)
+    return _denoiser(config, dataset, num_outputs, method['conditional'])
+  num_features = method['num_level_features']
+  num_outputs = diffusion_outputs(method['prediction'], method['variance'], num_features)
+  frequencies = data.level_frequencies(dataset.train.x, dataset.num_levels)
+  if config['data']['binarize']:
+    ones = frequencies @ np.linspace(0, 1, dataset.num_levels)
+    frequencies = np.array([1 - ones, ones])
+  return with_level_logits(
+    _denoiser(config, dataset, num_outputs, method['conditional']),
+    np.log(frequencies),
+    dataset.train.x.shape[-1],
+    num_features,
+  )
+
+
 def _denoiser(
   config: Mapping, dataset: data.Dataset, num_outputs: int, is_conditional: bool
 ) -> Network:
@@ -330,7 +361,7 @@ def _denoiser(
 
 
 def _optimizer(config: Mapping) -> optax.GradientTransformation:
-  """Adam (with decoupled weight decay) after gradient clipping; linear warm-up, then the decay."""
+  """Adam or Muon (with decoupled weight decay) after gradient clipping; warm-up, then the decay."""
   optimizer, num_steps = config['optimizer'], config['training']['num_steps']
   peak, warmup_steps = optimizer['learning_rate'], optimizer['warmup_steps']
   if warmup_steps >= num_steps:
@@ -348,13 +379,43 @@ def _optimizer(config: Mapping) -> optax.GradientTransformation:
   rate = optax.join_schedules(
     [optax.linear_schedule(first, peak, warmup_steps), after], [warmup_steps]
   )
-  adam = optax.adamw(
+  update = {'adam': _adam, 'muon': _muon}[optimizer['name']](rate, optimizer)
+  if optimizer['clip_norm'] == 0:
+    return update
+  return optax.chain(optax.clip_by_global_norm(optimizer['clip_norm']), update)
+
+
+def _adam(rate, optimizer: Mapping) -> optax.GradientTransformation:
+  return optax.adamw(
     rate,
     b1=optimizer['b1'],
     b2=optimizer['b2'],
     eps=optimizer['eps'],
     weight_decay=optimizer['weight_decay'],
   )
-  if optimizer['clip_norm'] == 0:
-    return adam
-  return optax.chain(optax.clip_by_global_norm(optimizer['clip_norm']), adam)
+
+
+def _muon(rate, optimizer: Mapping) -> optax.GradientTransformation:
+  """Muon (Jordan et al. 2024) for matrices and kernels of convolutions, Adam for all else.
+
+  The orthogonal updates are scaled to the size that Adam's have (Liu et al. 2025, section 2.2), so
+  that both go with one learning rate.
+  """
+
+  def as_matrix(parameter):
+    if parameter.ndim < 2:
+      return None
+    *reduced, output = range(parameter.ndim)
+    return contrib.MuonDimensionNumbers(tuple(reduced), (output,))
+
+  return contrib.muon(
+    rate,
+    beta=optimizer['b1'],
+    adam_b1=optimizer['b1'],
+    adam_b2=optimizer['b2'],
+    eps=optimizer['eps'],
+    weight_decay=optimizer['weight_decay'],
+    adam_weight_decay=optimizer['weight_decay'],
+    muon_weight_dimension_numbers=lambda params: jax.tree.map(as_matrix, params),
+    consistent_rms=0.2,
+  )

@@ -156,6 +156,7 @@ COMMON = {
     'ema_decay': number(0, 1),
   },
   'optimizer': {
+    'name': one_of('adam', 'muon'),
     'learning_rate': positive(),
     'decay': one_of('cosine', 'constant'),
     'warmup_steps': integer(0),
@@ -218,6 +219,7 @@ METHODS = {
     'method': {
       'name': STRING,
       'prediction': one_of(*reverse_process.PREDICTIONS),
+      'num_level_features': SIZE,
       'variance': one_of(*reverse_process.VARIANCES),
       'loss': one_of(*diffusion.LOSSES),
       'hybrid_weight': number(0),

@@ -277,3 +277,8 @@ def test_binarize_redraws_with_another_key():
   key = jax.random.key(3)
   first, second = data.binarize(jnp.stack([key, jax.random.fold_in(key, 1)]), x, 17)
   assert not np.array_equal(first, second)
+
+
+def test_level_frequencies_count_each_level_once_more():
+  x = np.array([[0, 0, 0], [2, 2, 1]], np.uint8)
+  np.testing.assert_allclose(data.level_frequencies(x, 4), np.array([4, 2, 3, 1]) / 10)

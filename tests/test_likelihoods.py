@@ -84,6 +84,21 @@ def test_nearest_level_is_bayes_rule():
     np.testing.assert_allclose(ours[0], exact[:, k].sum(), rtol=1e-4)
 
 
+def test_level_log_prob_weighs_the_levels_by_their_prior():
+  K, signal, noise = 5, 0.8, 0.3
+  x_t, prior = (
+    np.array([[0.3, -1.4]]),
+    np.array([[0.1, 0.2, 0.3, 0.35, 0.05], [0.6, 0.1, 0.1, 0.1, 0.1]]),
+  )
+  weights = prior * scipy.stats.norm.pdf(x_t[0, :, None], signal * np.linspace(-1, 1, K), noise)
+  exact = np.log(weights / weights.sum(1, keepdims=True))
+  for x in ([0, 4], [3, 0]):
+    # The constant of the log-prior is free.
+    log_prior = 7 + np.log(prior)
+    ours = likelihoods.level_log_prob(np.array([x]), jnp.float32(x_t), log_prior, signal, noise)
+    np.testing.assert_allclose(ours[0], exact[0, x[0]] + exact[1, x[1]], rtol=1e-5)
+
+
 @pytest.mark.parametrize('num_levels', [2, 17, 256])
 def test_levels_survive_the_way_to_the_network_and_back(num_levels):
   levels = np.arange(num_levels, dtype=np.uint8)

@@ -1,11 +1,12 @@
-"""The variances of the reverse process: fixed, learned and fitted."""
+"""The reverse process: what predictions stand for; variances fixed, learned and fitted."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.stats
 
-from vaediff import forward_process, reverse_process, schedules
+from vaediff import forward_process, likelihoods, reverse_process, schedules
 
 TABLES = {
   'linear': schedules.linear(1000),
@@ -31,7 +32,7 @@ def learned(log_snr, output, variance):
   return reverse_process.learned_log_var(log_snr, t, output, variance)[:, 0]
 
 
-@pytest.mark.parametrize('prediction', reverse_process.PREDICTIONS)
+@pytest.mark.parametrize('prediction', ['eps', 'x_0', 'v'])
 def test_the_right_output_stands_for_x_0(prediction):
   x_0, eps, log_snr_t = (jax.random.normal(jax.random.key(i), (5, 3)) for i in range(3))
   log_snr_t = 2 * log_snr_t[:, 0]
@@ -41,6 +42,37 @@ def test_the_right_output_stands_for_x_0(prediction):
   x_t = signal * x_0 + noise * eps
   predicted = reverse_process.x_0_from(prediction, x_t, output, log_snr_t)
   np.testing.assert_allclose(predicted, x_0, rtol=1e-4, atol=1e-5)
+
+
+def test_levels_stand_for_the_mean_by_bayes_rule_in_each_dimension():
+  """Two channels with priors of their own, at one noise level per example."""
+  K, log_snr_t = 5, jnp.array([-2.0, 1.0, 6.0])
+  x_t = jax.random.normal(jax.random.key(0), (3, 4, 2))
+  output = 2 * jax.random.normal(jax.random.key(1), (3, 4, 2 * K))
+  prior = np.exp(np.float64(output)).reshape(3, 4, 2, K)
+  signal, noise = (np.float64(s)[..., None] for s in forward_process.scales(log_snr_t, x_t))
+  levels = np.linspace(-1, 1, K)
+  weights = prior * scipy.stats.norm.pdf(np.float64(x_t)[..., None], signal * levels, noise)
+  exact = (weights * levels).sum(-1) / weights.sum(-1)
+  ours = reverse_process.x_0_from('levels', x_t, output, log_snr_t)
+  np.testing.assert_allclose(ours, exact, atol=1e-6)
+
+
+def test_levels_are_exact_and_differentiable_at_the_smallest_noise():
+  """At a log-SNR of 13.3, where float32 resolves x_t to 1e-4 of the noise, and beyond any level."""
+  K = 256
+  x_0 = likelihoods.center(np.array([[0, 100, 255]]), K)
+  log_snr_t = jnp.array([13.3])
+  signal, noise = forward_process.scales(log_snr_t, x_0)
+  output = jax.random.normal(jax.random.key(0), (1, 3 * K))
+
+  def predict(output):
+    return reverse_process.x_0_from('levels', signal * x_0 + 0.5 * noise, output, log_snr_t)
+
+  np.testing.assert_allclose(predict(output), x_0, atol=1e-3 * 2 / 255)
+  far = reverse_process.x_0_from('levels', jnp.full((1, 3), 5.0), output, log_snr_t)
+  np.testing.assert_allclose(far, 1, atol=1e-6)
+  assert np.isfinite(jax.jacobian(predict)(output)).all()
 
 
 def test_fixed_variances_are_the_two_choices_of_ho_et_al():

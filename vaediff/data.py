@@ -234,3 +234,9 @@ def binarize(keys: jax.Array, x: jax.Array, num_levels: int) -> jax.Array:
   top = num_levels - 1
   threshold = (x.astype(jnp.uint32) * 2**16 + top // 2) // top
   return (halves.reshape(x.shape) < threshold).astype(jnp.uint8)
+
+
+def level_frequencies(x: np.ndarray, num_levels: int) -> np.ndarray:
+  """The share of each level in all of x, [num_levels] float64, as if each were seen once more."""
+  counts = np.bincount(x.reshape(-1), minlength=num_levels) + 1
+  return counts / counts.sum()

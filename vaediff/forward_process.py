@@ -23,6 +23,12 @@ def noise_scale(log_snr):
   return jnp.exp(0.5 * jax.nn.log_sigmoid(-log_snr))
 
 
+def scales(log_snr_t, x):
+  """(signal_scale, noise_scale) at log_snr_t, a scalar or [B], to broadcast against x [B, ...]."""
+  log_snr_t = over_event(log_snr_t, x)
+  return signal_scale(log_snr_t), noise_scale(log_snr_t)
+
+
 def marginal(x_0, log_snr_t) -> Normal:
   """q(x_t | x_0) = N(sqrt(alpha_bar_t) x_0, (1 - alpha_bar_t) I) (lecture section 4).
 

@@ -86,20 +86,44 @@ def _log_ndtr_jvp(primals, tangents):
   return log_cdf, jnp.where(z < -5.0, tail, body) * z_dot
 
 
-def nearest_level_log_prob(x, x_t, signal_scale, noise_scale, num_levels: int):
-  """log p(x | x_t) by Bayes' rule from q(x_t | x) and a uniform prior over the levels.
+def level_logits(x_t, log_prior, signal_scale, noise_scale):
+  """log p(level k | x_t) up to a constant, by Bayes' rule from q(x_t | level). [B, ..., K].
 
-  p(level k | x_t) is proportional to N(x_t; signal_scale center(k), noise_scale^2), in every
-  dimension by itself: the decoder of Kingma et al. 2021 (section 3.2), with nothing to learn.
-  x: [B, ...] levels. x_t: [B, ...]. signal_scale, noise_scale: broadcast to x_t. Returns [B] nats.
+  p(level k | x_t) is proportional to exp(log_prior_k) N(x_t; signal_scale center(k),
+  noise_scale^2), in every dimension by itself. x_t: [B, ...]. log_prior: broadcast to
+  [B, ..., K], its constant is free. signal_scale, noise_scale: broadcast to x_t.
   """
+  num_levels = log_prior.shape[-1]
   levels = center(jnp.arange(num_levels), num_levels)
   z = (x_t[..., None] - jnp.expand_dims(signal_scale, -1) * levels) / jnp.expand_dims(
     noise_scale, -1
   )
-  log_probs = jax.nn.log_softmax(-0.5 * jnp.square(z), axis=-1)
+  return log_prior - 0.5 * jnp.square(z)
+
+
+def level_log_prob(x, x_t, log_prior, signal_scale, noise_scale):
+  """log p(x | x_t) by Bayes' rule from q(x_t | x) and a prior over the levels. [B] nats.
+
+  x: [B, ...] levels. The rest as in `level_logits`.
+  """
+  log_probs = jax.nn.log_softmax(level_logits(x_t, log_prior, signal_scale, noise_scale), axis=-1)
   index = jnp.asarray(x, jnp.int32)[..., None]
   return gaussian.sum_event(jnp.take_along_axis(log_probs, index, axis=-1)[..., 0])
+
+
+def level_mean(x_t, log_prior, signal_scale, noise_scale):
+  """E[x_0 | x_t] on [-1, 1] of a level x_0 with that prior, [B, ...]. Arguments: `level_logits`."""
+  logits = level_logits(x_t, log_prior, signal_scale, noise_scale)
+  levels = center(jnp.arange(logits.shape[-1]), logits.shape[-1])
+  # The quotient of two sums: the probabilities themselves are never written to memory.
+  weights = jnp.exp(logits - jax.lax.stop_gradient(jnp.max(logits, axis=-1, keepdims=True)))
+  return jnp.sum(weights * levels, axis=-1) / jnp.sum(weights, axis=-1)
+
+
+def nearest_level_log_prob(x, x_t, signal_scale, noise_scale, num_levels: int):
+  """`level_log_prob` with a uniform prior: the decoder of Kingma et al. 2021 (section 3.2), with
+  nothing to learn. x: [B, ...] levels. x_t: [B, ...]. Returns [B] nats."""
+  return level_log_prob(x, x_t, jnp.zeros(num_levels), signal_scale, noise_scale)
 
 
 class Likelihood(NamedTuple):

@@ -2,8 +2,9 @@
 
     p(x_{t-1} | x_t) = N(mean of q(x_{t-1} | x_t, x_0 = prediction), diag(exp(log_var)))
 
-The network may predict the noise eps, the data x_0 or v: through the pivot x_0 each gives the mean
-(lecture section 4, key ideas 1 and 2; Ho et al. 2020, section 3.2; Salimans & Ho 2022, section 4).
+The network may predict the noise eps, the data x_0, v or what level x_0 has: through the pivot x_0
+each gives the mean (lecture section 4, key ideas 1 and 2; Ho et al. 2020, section 3.2; Salimans &
+Ho 2022, section 4; Gulrajani & Hashimoto 2023).
 The variance is one of Ho et al.'s two choices, learned for each pixel, or the optimal one, fitted
 to data (lecture section 4: "mean and covariance").
 """
@@ -11,10 +12,10 @@ to data (lecture section 4: "mean and covariance").
 import jax.numpy as jnp
 import numpy as np
 
-from vaediff import analytic, forward_process
+from vaediff import analytic, forward_process, likelihoods
 from vaediff.forward_process import over_event
 
-PREDICTIONS = ('eps', 'x_0', 'v')
+PREDICTIONS = ('eps', 'x_0', 'v', 'levels')
 FIXED_VARIANCES = ('fixed_small', 'fixed_large')
 LEARNED_VARIANCES = ('interpolated', 'free')
 VARIANCES = (*FIXED_VARIANCES, *LEARNED_VARIANCES, 'optimal')
@@ -25,12 +26,26 @@ FREE_RANGE = 10.0
 
 
 def x_0_from(prediction: str, x_t, output, log_snr_t):
-  """The x_0 that a network's output [B, ...] stands for. prediction: one of PREDICTIONS."""
+  """The x_0 that a network's output [B, ..., C] stands for. prediction: one of PREDICTIONS.
+
+  'levels': the output [B, ..., C K] is a log-prior over the K levels of each channel in turn, up to
+  a constant. Bayes' rule adds log q(x_t | level), what the dimension itself shows, and x_0 is the
+  mean of the result (the "output prior" of Gulrajani & Hashimoto 2023): left to the network is how
+  the dimensions depend on each other; which levels there are, and the noise, it need not learn.
+  """
   if prediction == 'eps':
     return forward_process.x_0_from_eps(x_t, output, log_snr_t)
   if prediction == 'v':
     return forward_process.x_0_from_v(x_t, output, log_snr_t)
+  if prediction == 'levels':
+    scales = forward_process.scales(log_snr_t, x_t)
+    return likelihoods.level_mean(x_t, level_log_prior(x_t, output), *scales)
   return output
+
+
+def level_log_prior(x_t, output):
+  """The output [B, ..., C K] of the prediction 'levels', as [B, ..., C, K]."""
+  return output.reshape(*x_t.shape, -1)
 
 
 def fixed_log_var(log_snr, variance: str):

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from vaediff.networks import conv, mlp, transformer, unet
+from vaediff.networks import Network, conv, mlp, transformer, unet, with_level_logits
 
 SHAPES = [(8, 8, 1), (28, 28, 1), (9, 11, 3)]
 BATCH = 3
@@ -193,6 +193,25 @@ def test_transformer_parameters_do_not_depend_on_the_picture_size():
     for n in (8, 28)
   )
   assert small == large
+
+
+def test_level_logits_are_the_log_frequencies_at_first_and_one_map_for_all_channels():
+  """2 channels with 3 features each, 5 levels, and one number more that is passed on."""
+  log_frequencies = np.log(np.array([0.1, 0.2, 0.3, 0.3, 0.1]))
+  features = jax.random.normal(jax.random.key(0), (4, 6, 7))
+  network = Network(lambda key, *inputs: {}, lambda params, x: x)
+  wrapped = with_level_logits(network, log_frequencies, num_channels=2, num_features=3)
+  params = wrapped.init(jax.random.key(1), features)
+  at_first = wrapped.apply(params, jnp.zeros_like(features))
+  np.testing.assert_allclose(
+    at_first[..., :10].reshape(4, 6, 2, 5), np.broadcast_to(log_frequencies, (4, 6, 2, 5)), 1e-6
+  )
+  params['levels']['bias'] = jnp.arange(5.0)
+  output = wrapped.apply(params, features)
+  np.testing.assert_array_equal(output[..., 10:], features[..., 6:])
+  logits = output[..., :10].reshape(4, 6, 2, 5)
+  exact = features[..., :6].reshape(4, 6, 2, 3) @ params['levels']['kernel'] + np.arange(5)
+  np.testing.assert_allclose(logits, exact + log_frequencies, rtol=1e-5, atol=1e-5)
 
 
 def test_position_features_are_distinct():

@@ -2,8 +2,9 @@
 
     p(x_T) = N(0, I),   p(x_{t-1} | x_t) = N(mean(x_t, t), diag(variance(x_t, t)))
 
-The network sees x_t and log_snr[t]. It predicts the noise eps, the data x_0 or v; through the pivot
-x_0 each gives the mean of the exact posterior q(x_{t-1} | x_t, x_0) with the predicted x_0 in it.
+The network sees x_t and log_snr[t]. It predicts the noise eps, the data x_0, v or which level x_0
+has; through the pivot x_0 each gives the mean of the exact posterior q(x_{t-1} | x_t, x_0) with the
+predicted x_0 in it.
 """
 
 from collections.abc import Mapping
@@ -29,14 +30,15 @@ from vaediff.methods.base import Batch, Method, Variables
 from vaediff.networks import Network
 
 LOSSES = ('simple', 'bound', 'hybrid', 'continuous')
-DECODERS = ('discretized_normal', 'nearest_level')
+DECODERS = ('discretized_normal', 'nearest_level', 'levels')
 SAMPLERS = ('ancestral', *sampling.SOLVERS)
 BOUNDS = ('bound', 'continuous', 'probability_flow')
 
 
-def num_outputs(variance: str) -> int:
+def num_outputs(prediction: str, variance: str, num_levels: int) -> int:
   """How many output channels the network needs for each channel of the data."""
-  return 2 if variance in reverse_process.LEARNED_VARIANCES else 1
+  num_predicted = num_levels if prediction == 'levels' else 1
+  return num_predicted + (variance in reverse_process.LEARNED_VARIANCES)
 
 
 def diffusion(
@@ -63,29 +65,32 @@ def diffusion(
 ) -> Method:
   """A diffusion model.
 
-  network: (x_t [B, ..., C], log_snr_t [B], label [B]) -> [B, ..., num_outputs(variance) C].
+  network: (x_t [B, ..., C], log_snr_t [B], label [B]) -> [B, ..., C num_outputs(...)], first
+    what it predicts, then what it says of the variance.
   log_snr: the schedule's table [T+1], or one that is learned with the network (Kingma et al. 2021).
   event_shape: of one example. num_levels: of the data, 0 .. num_levels - 1.
-  prediction: what the network outputs, 'eps', 'x_0' or 'v'.
+  prediction: what the network outputs, 'eps', 'x_0', 'v' or 'levels' (`reverse_process.x_0_from`).
   variance: of p(x_{t-1} | x_t). 'fixed_small' or 'fixed_large' (`reverse_process.fixed_log_var`);
-    learned for each pixel, by a second half of the network's channels: 'interpolated' between the
-    two, or 'free' (`reverse_process.learned_log_var`); 'optimal', fitted after training to the
-    model's errors on training examples (`reverse_process.optimal_log_var`), and 'fixed_small' as
-    long as it is not.
+    learned for each pixel, by the last C of the network's channels: 'interpolated' between the two,
+    or 'free' (`reverse_process.learned_log_var`); 'optimal', fitted after training to the model's
+    errors on training examples (`reverse_process.optimal_log_var`), and 'fixed_small' as long as it
+    is not.
   loss: at one time per example, drawn by `times`. 'simple': the mean over the event of the squared
-    error of what the network predicts, no unit (Ho et al. 2020, eq. 14, divided by the dimension).
-    'bound': T times the bound's term at t plus the prior's KL: an unbiased estimate of the negative
-    bound, in nats. 'hybrid': simple + hybrid_weight bound, the bound in bits per dimension (T times
-    its term at t) and its gradient stopped through the mean, so that it trains the learned variance
-    alone (Nichol & Dhariwal 2021, section 3.1: their lambda = 0.001 is this weight, whatever T).
-    'continuous': the integral of the continuous-time bound (Kingma et al. 2021, eq. 17) over the
-    schedule from t = 1 to T plus the prior's KL, in nats; without the decoder's term, in which
-    nothing is to be learned.
+    error of what the network predicts, no unit (Ho et al. 2020, eq. 14, divided by the dimension);
+    with 'levels', of the x_0 they stand for. 'bound': T times the bound's term at t plus the
+    prior's KL: an unbiased estimate of the negative bound, in nats. 'hybrid': simple +
+    hybrid_weight bound, the bound in bits per dimension (T times its term at t) and its gradient
+    stopped through the mean, so that it trains the learned variance alone (Nichol & Dhariwal 2021,
+    section 3.1: their lambda = 0.001 is this weight, whatever T). 'continuous': the integral of the
+    continuous-time bound (Kingma et al. 2021, eq. 17) over the schedule from t = 1 to T plus the
+    prior's KL, in nats; without the decoder's term, which teaches nothing that the smallest noise
+    does not.
   times: 'uniform', 'antithetic' or 'importance' (see `time_sampling`).
   decoder: p(x | x_1), 'discretized_normal' (Ho et al. 2020, eq. 13) with the mean and variance of
-    the reverse step, or 'nearest_level' (Kingma et al. 2021), by Bayes' rule from x_1 alone. On a
-    schedule with small steps near t = 1 the variance 'fixed_small' of t = 2 is far below the error
-    of the mean, and 'discretized_normal' pays for it: take 'fixed_large' or 'nearest_level' there.
+    the reverse step; 'nearest_level' (Kingma et al. 2021), by Bayes' rule from x_1 alone; or
+    'levels', by Bayes' rule with the prior that the prediction 'levels' is. On a schedule with
+    small steps near t = 1 the variance 'fixed_small' of t = 2 is far below the error of the mean,
+    and 'discretized_normal' pays for it: take 'fixed_large' or another decoder there.
   clip_x_0: whether the predicted x_0 is clipped to [-1, 1] when sampling and in the evaluated
     bound (never in the loss). A projection onto a convex set that holds x_0, it cannot worsen a KL
     term.
@@ -104,8 +109,8 @@ def diffusion(
     (Ho & Salimans 2022, eq. 6). 0 is the conditional model.
 
   Raises ValueError for an unknown choice, for a number of steps or options that the sampler does
-  not take, for 'hybrid' without a learned variance, and for a learned schedule without the loss
-  'bound' and the spacing 'time'.
+  not take, for 'hybrid' without a learned variance, for the decoder 'levels' without that
+  prediction, and for a learned schedule without the loss 'bound' and the spacing 'time'.
   """
   for name, value, allowed in (
     ('prediction', prediction, reverse_process.PREDICTIONS),
@@ -122,6 +127,11 @@ def diffusion(
     raise ValueError(
       f"loss 'hybrid' trains a learned variance, and variance is {variance!r}; make it one of "
       f'{", ".join(reverse_process.LEARNED_VARIANCES)}, or the loss simple'
+    )
+  if decoder == 'levels' and prediction != 'levels':
+    raise ValueError(
+      f"decoder 'levels' is made of the prediction 'levels', and prediction is {prediction!r}; "
+      'make it levels, or the decoder nearest_level'
     )
   is_schedule_learned = isinstance(log_snr, schedules.Learned)
   if is_schedule_learned and (loss != 'bound' or spacing != 'time'):
@@ -142,7 +152,9 @@ def diffusion(
   def predict(params, x_t, log_snr_t, label):
     """What the network predicts, and what it says of the variance (None unless that is learned)."""
     output = network.apply(params['denoiser'], x_t, log_snr_t, label)
-    return jnp.split(output, 2, axis=-1) if is_variance_learned else (output, None)
+    if not is_variance_learned:
+      return output, None
+    return jnp.split(output, [output.shape[-1] - event_shape[-1]], axis=-1)
 
   def make_denoiser(params, label, clip=clip_x_0, guidance=0.0):
     """(x_t, log_snr_t [B]) -> the predicted x_0, and what the network says of the variance."""
@@ -184,14 +196,30 @@ def diffusion(
 
     return step
 
-  def decoder_log_prob(x, log_snr):
+  def decoder_log_prob(variables: Variables, batch: Batch, label):
     """(x_1, p(x_0 | x_1)) -> log p(x | x_1), [B]."""
-    if decoder == 'nearest_level':
-      scales = forward_process.signal_scale(log_snr[1]), forward_process.noise_scale(log_snr[1])
-      return lambda x_1, reverse: likelihoods.nearest_level_log_prob(x, x_1, *scales, num_levels)
-    return lambda x_1, reverse: likelihoods.discretized_normal_log_prob(
-      x, reverse.mean, 0.5 * reverse.log_var, num_levels
-    )
+    log_snr_1 = table(variables.params)[1]
+
+    def discretized_normal(x_1, reverse):
+      return likelihoods.discretized_normal_log_prob(
+        batch.x, reverse.mean, 0.5 * reverse.log_var, num_levels
+      )
+
+    def nearest_level(x_1, reverse):
+      scales = forward_process.scales(log_snr_1, x_1)
+      return likelihoods.nearest_level_log_prob(batch.x, x_1, *scales, num_levels)
+
+    def levels(x_1, reverse):
+      output, _ = predict(variables.params, x_1, jnp.full(len(x_1), log_snr_1), label)
+      log_prior = reverse_process.level_log_prior(x_1, output)
+      scales = forward_process.scales(log_snr_1, x_1)
+      return likelihoods.level_log_prob(batch.x, x_1, log_prior, *scales)
+
+    return {
+      'discretized_normal': discretized_normal,
+      'nearest_level': nearest_level,
+      'levels': levels,
+    }[decoder]
 
   def init(key, batch: Batch):
     network_key, times_key = random.split(key)
@@ -215,15 +243,20 @@ def diffusion(
       log_snr_t, rate = _interpolate(log_snr, u)
     else:
       log_snr_t = log_snr[t]
-    signal, noise = _scales(log_snr_t, x_0)
+    signal, noise = forward_process.scales(log_snr_t, x_0)
     x_t = signal * x_0 + noise * eps
     output, log_var_output = predict(variables.params, x_t, log_snr_t, label)
     prior_kl = bounds.diffusion_prior_kl(x_0, log_snr)
     terms = {}
-    if loss in ('simple', 'hybrid'):
-      target = {'eps': eps, 'x_0': x_0, 'v': signal * eps - noise * x_0}[prediction]
-      terms['simple'] = gaussian.sum_event(jnp.square(output - target)) / dim
     predicted = reverse_process.x_0_from(prediction, x_t, output, log_snr_t)
+    if loss in ('simple', 'hybrid'):
+      error = {
+        'eps': lambda: output - eps,
+        'x_0': lambda: output - x_0,
+        'v': lambda: output - (signal * eps - noise * x_0),
+        'levels': lambda: predicted - x_0,
+      }[prediction]()
+      terms['simple'] = gaussian.sum_event(jnp.square(error)) / dim
     if loss == 'continuous':
       error = gaussian.sum_event(jnp.square(x_0 - predicted))
       terms['bound'] = 0.5 * rate * jnp.exp(log_snr_t) * error
@@ -231,9 +264,8 @@ def diffusion(
       if loss == 'hybrid':
         predicted = jax.lax.stop_gradient(predicted)
       p = reverse(log_snr, np.arange(T + 1), variables.fitted, predicted, log_var_output, x_t, t)
-      terms['bound'] = T * bounds.diffusion_term_at(
-        x_0, x_t, t, log_snr, p, decoder_log_prob(batch.x, log_snr)
-      )
+      decode = decoder_log_prob(variables, batch, label)
+      terms['bound'] = T * bounds.diffusion_term_at(x_0, x_t, t, log_snr, p, decode)
     at_time = terms['simple'] if loss == 'simple' else terms['bound']
     if loss == 'hybrid':
       at_time = terms['simple'] + hybrid_weight * terms['bound'] / (dim * np.log(2))
@@ -251,7 +283,7 @@ def diffusion(
       likelihoods.center(batch.x, num_levels),
       log_snr,
       make_reverse_step(variables, denoise, np.arange(T + 1)),
-      decoder_log_prob(batch.x, log_snr),
+      decoder_log_prob(variables, batch, batch.label),
       num_times,
     )
 
@@ -259,7 +291,7 @@ def diffusion(
     log_snr = table(variables.params)
     denoise = make_denoiser(variables.params, batch.label)
     reverse_step = make_reverse_step(variables, denoise, np.arange(T + 1))
-    decode = decoder_log_prob(batch.x, log_snr)
+    decode = decoder_log_prob(variables, batch, batch.label)
     first = jnp.ones(keys.shape, jnp.int32)
     return bounds.diffusion_continuous_bound(
       keys,
@@ -294,6 +326,7 @@ def diffusion(
     offset_keys, term_keys = random.split(keys)
     offset = random.integers(offset_keys, 0, T)
     num = min(num_times + 1, T)
+    decode = decoder_log_prob(variables, batch, batch.label)
 
     def at_part(_, part):
       t = 1 + (part * T + offset) // num
@@ -310,9 +343,7 @@ def diffusion(
       error = (jnp.square(center - p.mean) + spread) * jnp.exp(-p.log_var)
       return None, {
         't': t,
-        'bound_term': bounds.diffusion_term_at(
-          x_0, x_t, t, log_snr, p, decoder_log_prob(batch.x, log_snr)
-        ),
+        'bound_term': bounds.diffusion_term_at(x_0, x_t, t, log_snr, p, decode),
         'x_0_error': gaussian.sum_event(jnp.square(x_0 - predicted)) / dim,
         'calibration': gaussian.sum_event(error) / dim,
       }
@@ -375,8 +406,3 @@ def _interpolate(log_snr, u):
   t = jnp.minimum(1 + jnp.floor(place).astype(jnp.int32), T - 1)
   fall = log_snr[t] - log_snr[t + 1]
   return log_snr[t] - (place - (t - 1)) * fall, (T - 1) * fall
-
-
-def _scales(log_snr_t, x):
-  log_snr_t = over_event(log_snr_t, x)
-  return forward_process.signal_scale(log_snr_t), forward_process.noise_scale(log_snr_t)

@@ -59,3 +59,35 @@ def with_shared_channels(network: Network, num_channels: int) -> Network:
     return jnp.concatenate([output, shared], axis=-1)
 
   return Network(init, apply, network.check)
+
+
+def with_level_logits(
+  network: Network, log_frequencies, num_channels: int, num_features: int
+) -> Network:
+  """A network whose features become logits over the levels of each channel of the data.
+
+  network: outputs [B, ..., C F + E], F features for each of the C channels, and E numbers more,
+  which are passed on. Returns one that outputs [B, ..., C K + E]: an affine map from F features to
+  the K levels, the same for all channels, plus the log-frequencies of the levels [K], which are
+  not learned. With features that are zero at initialisation the logits are these log-frequencies.
+  """
+  log_frequencies = jnp.asarray(log_frequencies, jnp.float32)
+  num_levels, num_all = len(log_frequencies), num_channels * num_features
+
+  def init(key, *inputs):
+    network_key, kernel_key = jax.random.split(key)
+    kernel = nn.initializers.lecun_normal()(kernel_key, (num_features, num_levels))
+    return {
+      'network': network.init(network_key, *inputs),
+      'levels': {'kernel': kernel, 'bias': jnp.zeros(num_levels)},
+    }
+
+  def apply(params, *inputs):
+    output = network.apply(params['network'], *inputs)
+    *axes, _ = output.shape
+    features = output[..., :num_all].reshape(-1, num_features)
+    logits = features @ params['levels']['kernel'] + (params['levels']['bias'] + log_frequencies)
+    logits = logits.reshape(*axes, num_channels * num_levels)
+    return jnp.concatenate([logits, output[..., num_all:]], axis=-1)
+
+  return Network(init, apply, network.check)
