@@ -186,7 +186,7 @@ def get_config(name: str = ''):
   config = base()
   config.evaluation.update(batch_size=304, every=0)
   for section, fields in sections.items():
-    if 'name' in fields and section != 'sampler':
+    if 'name' in fields and section not in ('sampler', 'optimizer'):
       config[section] = ConfigDict(fields)
     else:
       config[section].update(fields)
