@@ -124,6 +124,7 @@ def _base(dataset: str) -> ConfigDict:
   return ConfigDict(
     {
       'seed': 0,
+      'seeds': 1,
       'compute_dtype': 'float32',
       'data': {'name': dataset, 'data_dir': '', 'binarize': False},
       'training': {

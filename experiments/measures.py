@@ -1,6 +1,6 @@
 """What `evaluate` measures: likelihood, codes, the quality of samples, the chain level by level."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import jax
@@ -21,41 +21,64 @@ NUM_DRIFT_LEVELS = 11
 INCEPTION_BATCH_SIZE = 50
 
 
-def measure(tools: Tools, variables: Variables) -> tuple[dict[str, dict], dict]:
-  """All that a config asks for: metrics {name: {'value', 'stderr', 'unit'}}, and tables by name."""
-  config, tables = tools.config, {}
-  metrics = code_metrics(tools, variables) | scores(tools, variables)
+def measure(tools: Tools, variables: Variables) -> list[tuple[dict[str, dict], dict]]:
+  """All that a config asks for: metrics {name: {'value', 'stderr', 'unit'}}, and tables by name.
+
+  Here and below, one entry for each seed.
+  """
+  config = tools.config
+  metrics = [
+    of_codes | of_split
+    for of_codes, of_split in zip(
+      code_metrics(tools, variables), scores(tools, variables), strict=True
+    )
+  ]
+  tables = [{} for _ in metrics]
   if config['evaluation'].get('time_terms'):
-    tables['time_terms'] = time_terms(tools, variables)
+    for table, terms in zip(tables, time_terms(tools, variables), strict=True):
+      table['time_terms'] = terms
   if config['quality']['classifier'] and tools.method.sample is not None:
-    measured, drift = sample_quality(tools, variables)
-    metrics |= measured
-    if drift is not None:
-      tables['drift'] = drift
-  return metrics, tables
+    for i, (measured, drift) in enumerate(sample_quality(tools, variables)):
+      metrics[i] |= measured
+      if drift is not None:
+        tables[i]['drift'] = drift
+  return list(zip(metrics, tables, strict=True))
 
 
-def scores(tools: Tools, variables: Variables) -> dict[str, dict]:
+def over_seeds(metrics: Sequence[dict[str, dict]]) -> dict[str, dict]:
+  """The mean of each metric over the seeds, and the standard error of that mean.
+
+  It says how the numbers vary with the seed, on this split. It is NaN for one seed.
+  """
+  values = {name: np.array([m[name]['value'] for m in metrics]) for name in metrics[0]}
+  units = {name: metric['unit'] for name, metric in metrics[0].items()}
+  return likelihood.summarize(values, units)
+
+
+def scores(tools: Tools, variables: Variables) -> list[dict[str, dict]]:
   """The bound, or what the method has in its place: {name: {'value', 'stderr', 'unit'}}."""
   split = tools.experiment.dataset.evaluation
   terms = tools.scores(variables, tools.key(EVALUATE), split)
   if tools.method.log_likelihood_bound is not None:
-    return likelihood.summarize_bound(terms, split.x[0].size)
-  return likelihood.summarize(terms, dict(tools.method.units))
+    return [likelihood.summarize_bound(of_seed, split.x[0].size) for of_seed in terms]
+  return [likelihood.summarize(of_seed, dict(tools.method.units)) for of_seed in terms]
 
 
-def code_metrics(tools: Tools, variables: Variables) -> dict[str, dict]:
+def code_metrics(tools: Tools, variables: Variables) -> list[dict[str, dict]]:
   """Active units, information and the like, of the codes of the evaluation split."""
   code, split = tools.method.code, tools.experiment.dataset.evaluation
   if code is None:
-    return {}
+    return [{} for _ in tools.seeds]
   posterior = tools.over_split(lambda variables, keys, batch: code.posterior(variables, batch.x))
-  q = posterior(variables, tools.key(EVALUATE), split)
-  keys = jax.random.split(tools.key(SAMPLE), len(split.x))
-  return codes.summarize(code.latent, keys, q)
+  return [
+    codes.summarize(code.latent, jax.random.split(key, len(split.x)), q)
+    for key, q in zip(
+      tools.keys(SAMPLE), posterior(variables, tools.key(EVALUATE), split), strict=True
+    )
+  ]
 
 
-def time_terms(tools: Tools, variables: Variables) -> dict[str, list]:
+def time_terms(tools: Tools, variables: Variables) -> list[dict[str, list]]:
   """What each level t of a chain contributes.
 
   {'t': [T'], 'log_snr': [T'], name: {'value': [T'], 'stderr': [T']}}, for the T' levels that were
@@ -63,6 +86,10 @@ def time_terms(tools: Tools, variables: Variables) -> dict[str, list]:
   """
   split = tools.experiment.dataset.evaluation
   terms = tools.over_split(tools.method.time_terms)(variables, tools.key(EVALUATE), split)
+  return [_by_level(of_seed) for of_seed in terms]
+
+
+def _by_level(terms: dict[str, np.ndarray]) -> dict[str, list]:
   t = terms.pop('t').reshape(-1)
   levels = np.unique(t)
   table = {'t': levels.tolist()}
@@ -75,38 +102,45 @@ def time_terms(tools: Tools, variables: Variables) -> dict[str, list]:
   return table
 
 
-def sample_quality(tools: Tools, variables: Variables) -> tuple[dict[str, dict], dict | None]:
+def sample_quality(tools: Tools, variables: Variables) -> list[tuple[dict[str, dict], dict | None]]:
   """The quality of samples in the features of a classifier, and the drift of the chain.
 
   The metrics, and for methods with a chain a table of its drift, else None.
   """
-  settings, dataset = tools.config['quality'], tools.experiment.dataset
+  num, dataset = tools.config['quality']['num_samples'], tools.experiment.dataset
   describe = _load_classifier(tools)
   observe = tools.over_split(lambda variables, keys, batch: batch.x)
-  train, held_out = (
+  reals = [
     observe(variables, tools.key(EVALUATE), split) for split in (dataset.train, dataset.evaluation)
-  )
-  drift, num = None, settings['num_samples']
-  if tools.method.trajectory is None:
-    fake = tools.draw(variables, num)
-  else:
-    chains = tools.draw_chains(variables, num)
-    fake = likelihoods.quantize(chains['x'][:, -1], tools.experiment.num_levels)
-    drift = _drift(chains, likelihoods.center(train, tools.experiment.num_levels))
-  real_described, fake_described = describe(train), describe(np.asarray(fake))
+  ]
+  is_chain = tools.method.trajectory is not None
+  drawn = tools.draw_chains(variables, num) if is_chain else tools.draw(variables, num)
+  measured = []
+  for train, held_out, fake in zip(*reals, drawn, strict=True):
+    drift = None
+    if is_chain:
+      drift = _drift(fake, likelihoods.center(train, tools.experiment.num_levels))
+      fake = likelihoods.quantize(fake['x'][:, -1], tools.experiment.num_levels)
+    measured.append((_quality(tools, describe, train, held_out, np.asarray(fake)), drift))
+  return measured
+
+
+def _quality(tools: Tools, describe: Callable, train, held_out, fake) -> dict[str, dict]:
+  settings, dataset = tools.config['quality'], tools.experiment.dataset
+  real_described, fake_described = describe(train), describe(fake)
   metrics = quality.sample_quality(
     real_pictures=train,
     real_features=real_described['features'],
     real_labels=dataset.train.label,
     held_out_pictures=held_out,
     held_out_log_probs=describe(held_out)['log_probs'],
-    fake_pictures=np.asarray(fake),
+    fake_pictures=fake,
     fake_features=fake_described['features'],
     fake_log_probs=fake_described['log_probs'],
   )
   if settings['inception']:
-    metrics['fid'] = _fid(Path(settings['inception']), train, np.asarray(fake))
-  return metrics, drift
+    metrics['fid'] = _fid(Path(settings['inception']), train, fake)
+  return metrics
 
 
 def _fid(weights: Path, real: np.ndarray, fake: np.ndarray) -> dict:
@@ -174,10 +208,12 @@ def _classifier_config(config: dict) -> dict:
   except InputError as error:
     raise InputError(f'{error}; {remedy}') from error
   kinds = [
-    {'method': section['method']['name']} | section['data'] | {'data_dir': ''}
+    {'method': section['method']['name'], 'seeds': section['seeds']}
+    | section['data']
+    | {'data_dir': ''}
     for section in (found, config)
   ]
-  kinds[1]['method'] = 'classifier'
+  kinds[1] |= {'method': 'classifier', 'seeds': 1}
   if kinds[0] != kinds[1]:
     raise InputError(f'{folder} holds {kinds[0]}, and this run asks for {kinds[1]}; {remedy}')
   with Checkpoints(folder / 'checkpoints', read_only=True) as checkpoints:
@@ -202,6 +238,7 @@ def _load_classifier(tools: Tools) -> Callable:
 
   def describe(pictures: np.ndarray):
     split = data.Split('described', pictures, np.full(len(pictures), -1, np.int32))
-    return classifier.statistics(variables, tools.key(EVALUATE), split)
+    (described,) = classifier.statistics(variables, classifier.key(EVALUATE), split)
+    return described
 
   return describe

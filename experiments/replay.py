@@ -1,7 +1,8 @@
 """A training step that went wrong, kept so that it can be done again.
 
 W/replay.npz holds the state before the step and what was wrong: which metrics were not finite, and
-for which examples. `--mode=replay` does that very step once more and compares.
+for which examples. `--mode=replay` does that very step once more and compares. Of a run of several
+seeds each has a file of its own, W/replay_SEED.npz.
 """
 
 import json
@@ -15,7 +16,6 @@ from experiments.tools import TRAIN, Tools
 from vaediff import data, parallel, reporting, training
 from vaediff.errors import InputError, RunError
 
-FILE = 'replay.npz'
 COMMAND = 'python -m experiments.run --workdir={} --mode=replay'
 # The name of the failure among the arrays.
 _FAILURE = 'failure'
@@ -46,14 +46,14 @@ class Failure(NamedTuple):
     return f'step {self.step}: {", ".join(wrong)}, from {whose}'
 
 
-def find(tools: Tools, state: training.TrainState, metrics: dict, finite: jax.Array) -> Failure:
-  """What went wrong in the step after the replicated state.
+def find(tools: Tools, before: training.TrainState, metrics: dict, finite: jax.Array) -> Failure:
+  """What went wrong in the step after the state `before`, of one seed.
 
-  metrics: {name: scalar} of that step. finite: [d, b], whether the terms of each example are.
+  tools: for that seed. metrics: {name: scalar} of that step. finite: [d, b], whether the terms of
+  each example are.
   """
   section, split = tools.config['training'], tools.experiment.dataset.train
-  batch_size, before = section['batch_size'], parallel.unreplicate(state)
-  done = int(before.step)
+  batch_size, done = section['batch_size'], int(before.step)
   index = data.indices(tools.config['seed'], done * batch_size, batch_size, len(split.x))
   examine = training.make_examination(tools.method, tools.experiment.observe)
   examined = jax.device_get(examine(before, tools.key(TRAIN), split.x[index], split.label[index]))
@@ -68,39 +68,57 @@ def find(tools: Tools, state: training.TrainState, metrics: dict, finite: jax.Ar
   )
 
 
-def write(tools: Tools, state: training.TrainState, failure: Failure) -> None:
-  """Writes W/replay.npz for the failure of the step after the replicated state."""
-  arrays = _by_path(parallel.unreplicate(state))
-  with reporting.replacing(tools.folder / FILE) as temporary, temporary.open('wb') as file:
+def write(path: Path, before: training.TrainState, failure: Failure) -> None:
+  """Writes the file of a failure in the step after the state `before`."""
+  arrays = _by_path(before)
+  with reporting.replacing(path) as temporary, temporary.open('wb') as file:
     np.savez(file, **{_FAILURE: json.dumps(failure._asdict())}, **arrays)
 
 
-def replay(tools: Tools, folder: Path, template: training.TrainState) -> None:
-  """Does the step of replay.npz in the folder again, in the compiled program of training.
+def file_name(tools: Tools, place: int) -> str:
+  """The file of the seed at this place."""
+  return f'replay_{tools.seeds[place]}.npz' if tools.over_seeds else 'replay.npz'
 
-  template: a state with the structure of the one in the file. Prints what was wrong, example by
-  example. Raises InputError where there is no such file for this config, RunError where the step
-  goes otherwise than it did.
+
+def replay(tools: Tools, folder: Path) -> None:
+  """Does the steps of all such files in the folder again, in the compiled program of training.
+
+  Prints what was wrong, example by example. Raises InputError where there is no such file for this
+  config, RunError where a step goes otherwise than it did.
   """
-  failure, state = _read(folder / FILE, template)
+  places = range(len(tools.seeds))
+  there = [place for place in places if (folder / file_name(tools, place)).exists()]
+  for place in there or places[:1]:
+    _replay(tools, folder / file_name(tools, place), place)
+
+
+def _replay(tools: Tools, path: Path, place: int) -> None:
+  own = tools.of_seed(tools.seeds[place])
+  failure, state = _read(path, own.initial_state())
   section, split = tools.config['training'], tools.experiment.dataset.train
   done = int(state.step)
   done_again = next(
     training.loop(
       tools.dispatch,
-      parallel.replicate(state, tools.devices),
+      # The other seeds go along from the same state: what they do has no part in this one.
+      parallel.replicate(tools.stack([state] * len(tools.seeds)), tools.devices),
       tools.key(TRAIN),
       split,
       first_step=done,
       num_steps=done + 1,
       steps_per_dispatch=section['steps_per_dispatch'],
       batch_size=section['batch_size'],
-      seed=tools.config['seed'],
+      seed=tools.seeds if tools.over_seeds else tools.seeds[0],
       devices=tools.devices,
     )
   )
-  first = {name: values[0] for name, values in parallel.unreplicate(done_again.metrics).items()}
-  again = find(tools, done_again.state, first, done_again.finite[:, 0])
+  metrics, after = (
+    tools.unstack(parallel.unreplicate(tree))[place]
+    for tree in (done_again.metrics, done_again.state)
+  )
+  finite = tools.unstack(done_again.finite, axis=1)[place]
+  first = {name: values[0] for name, values in metrics.items()}
+  again = find(own, after, first, finite[:, 0])
   print(again.message())
   for example, reason in zip(again.examples[:_MAX_NAMED], again.reason, strict=False):
     print(f'  training example {example}: {", ".join(f"{k} {v}" for k, v in reason.items())}')

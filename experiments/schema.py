@@ -31,11 +31,12 @@ class Variants(NamedTuple):
 
 # What a config may ask for at most, far above what is of use: the levels of a noise schedule, whose
 # table is in memory several times; the units of a layer; layers and draws of a loss, each of which
-# is a part of the compiled program. One more than allowed.
+# is a part of the compiled program; seeds, each of which has a state. One more than allowed.
 MOST_LEVELS = 10**6 + 1
 MOST_UNITS = 2**16
 MOST_LAYERS = 1001
 MOST_DRAWS = 1001
+MOST_SEEDS = 2**16
 # Beyond it exp(log_snr) leaves the range of float32.
 LARGEST_LOG_SNR = 80
 
@@ -145,7 +146,9 @@ CODE_SAMPLER = {
 }
 
 COMMON = {
+  # seed, seed + 1, ..., seeds of them, each as in a run of its own.
   'seed': integer(0, below=2**32),
+  'seeds': integer(1, below=MOST_SEEDS),
   'compute_dtype': one_of('float32', 'bfloat16'),
   'data': {'name': STRING, 'data_dir': STRING, 'binarize': BOOLEAN},
   'training': {
@@ -250,6 +253,11 @@ def check(config: Mapping) -> None:
     raise InputError(f'the config is {config!r}; it is made of sections')
   name = _variant('method', config.get('method'), METHODS)
   _check_section('', config, COMMON | METHODS[name])
+  if config['seed'] + config['seeds'] > 2**32:
+    raise InputError(
+      f'seeds is {config["seeds"]}, from seed {config["seed"]} on, and seeds are below {2**32}; '
+      'use a smaller seed'
+    )
   training, evaluation = config['training'], config['evaluation']
   for path, value in (
     ('training.num_steps', training['num_steps']),

@@ -1,7 +1,9 @@
 """The stages of a run: train, evaluate, sample. Each reads and writes the run's workdir."""
 
 import contextlib
+import logging
 import tempfile
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import jax
@@ -45,6 +47,7 @@ def run(config: dict, folder: Path, mode: str) -> None:
   files = ('results.json', 'samples.png') if experiment.method.sample else ('results.json',)
   if mode == 'train' and parallel.agree(workdir.is_finished(folder, config, files)):
     print(f'{folder} is finished: see {" and ".join(files)} there')
+    _check_all_living(workdir.failed_seeds(folder))
     return
   with contextlib.ExitStack() as stack:
     # What the other processes write comes to nothing.
@@ -54,7 +57,7 @@ def run(config: dict, folder: Path, mode: str) -> None:
     tools = Tools(experiment, config, own, devices)
     template = tools.initial_state()
     if mode == 'replay':
-      replay.replay(tools, folder, template)
+      replay.replay(tools, folder)
       return
     if mode != 'verify':
       # From here on the folder is written to; whatever is wrong with the config has shown before.
@@ -71,6 +74,7 @@ def run(config: dict, folder: Path, mode: str) -> None:
     if mode == 'train':
       train(tools, checkpoints, state, step, guard)
     else:
+      tools, state = tools.living(state, step)
       variables = tools.final_variables(state)
       if mode == 'evaluate':
         evaluate(tools, variables, step)
@@ -89,8 +93,9 @@ def train(
 ) -> None:
   """Trains the replicated state from first_step to the end, then evaluates and samples.
 
-  Raises RunError at the first step with a metric that is not finite, preemption.Stopped where the
-  guard has been told to stop.
+  A seed goes no further than to its first step with a metric that is not finite; the others do.
+  Raises RunError when no seed goes on, and in the end where some did not; preemption.Stopped where
+  the guard has been told to stop.
   """
   config, training_config = tools.config, tools.config['training']
   num_steps, batch_size = training_config['num_steps'], training_config['batch_size']
@@ -104,7 +109,7 @@ def train(
     num_steps=num_steps,
     steps_per_dispatch=per_dispatch,
     batch_size=batch_size,
-    seed=config['seed'],
+    seed=tools.seeds if tools.over_seeds else tools.seeds[0],
     devices=tools.devices,
   )
 
@@ -113,18 +118,23 @@ def train(
     return 0 < step < num_steps and every > 0 and step % every == 0
 
   def evaluate_between(step: int, state: training.TrainState) -> None:
-    variables = tools.final_variables(state)
-    metrics = measures.scores(tools, variables)
+    living, state = tools.living(state, step)
+    variables = living.final_variables(state)
+    metrics = measures.scores(living, variables)
     if tools.method.sample is not None:
-      _report_samples(tools, reporter, step, tools.draw(variables, NUM_PREVIEW_SAMPLES))
-    _report_metrics(tools, reporter, step, metrics)
+      _report_samples(living, reporter, step, living.draw(variables, NUM_PREVIEW_SAMPLES))
+    _report_metrics(living, reporter, step, metrics)
     reporter.stop_clock()
 
+  living, _ = tools.living(state, first_step)
+  failed = dict(living.failed)
+  num_examples = batch_size * len(tools.seeds)
   with reporting.Reporter(
-    tools.folder, first_step, num_steps, batch_size, show_bar=parallel.is_primary()
+    tools.folder, first_step, num_steps, num_examples, show_bar=parallel.is_primary()
   ) as reporter:
     # An earlier start may have been stopped in the evaluation that follows first_step.
-    is_missing = not reporter.has(first_step, tools.experiment.dataset.evaluation.name)
+    split_name, last = tools.experiment.dataset.evaluation.name, living.tag(living.seeds[-1])
+    is_missing = not reporter.has(first_step, split_name, last)
     if is_evaluated(first_step) and parallel.agree(is_missing):
       evaluate_between(first_step, state)
     unread = []
@@ -136,7 +146,7 @@ def train(
         stops = guard.is_requested(count)
         is_saved = step % training_config['checkpoint_every'] == 0 or step == num_steps
         while len(unread) > (not (is_evaluated(step) or is_saved or stops)):
-          _report_dispatch(tools, reporter, unread.pop(0), state)
+          _report_dispatch(tools, reporter, unread.pop(0), state, failed)
         if is_evaluated(step) and not stops:
           try:
             with guard.deferred(False):
@@ -150,10 +160,12 @@ def train(
         if stops:
           checkpoints.wait()
           guard.stop(f'after step {step} of {num_steps}, where it is saved')
-    variables = tools.final_variables(state)
-    evaluate(tools, variables, num_steps, reporter)
+    living, state = tools.living(state, num_steps)
+    variables = living.final_variables(state)
+    evaluate(living, variables, num_steps, reporter)
     if tools.method.sample is not None:
-      _report_samples(tools, reporter, num_steps, sample(tools, variables))
+      _report_samples(living, reporter, num_steps, sample(living, variables))
+  _check_all_living(failed)
 
 
 def evaluate(
@@ -161,19 +173,22 @@ def evaluate(
 ) -> None:
   """Evaluates the whole split; writes results.json and prints its metrics.
 
-  The reporter, where there is one, gets them first: results.json says that evaluation is done.
+  Of several seeds results.json has each, and in their place as `metrics` the means over them. The
+  reporter, where there is one, gets them first: results.json says that evaluation is done.
   """
   config, split, folder = tools.config, tools.experiment.dataset.evaluation, tools.folder
-  metrics, tables = measures.measure(tools, variables)
+  of_seeds, tables = zip(*measures.measure(tools, variables), strict=True)
   if reporter is not None:
-    _report_metrics(tools, reporter, step, metrics)
-  for name, table in tables.items():
-    reporting.write_json(folder / f'{name}.json', table)
-  cost = reporting.read_cost(folder) | {
-    'num_params': sum(leaf[0].size for leaf in jax.tree.leaves(variables.params))
-  }
+    _report_metrics(tools, reporter, step, of_seeds)
+  for name in tables[0]:
+    table = [{'seed': seed} | own[name] for seed, own in zip(tools.seeds, tables, strict=True)]
+    own = {'seeds': table} if tools.over_seeds else tables[0][name]
+    reporting.write_json(folder / f'{name}.json', own)
+  num_params = sum(leaf[0].size for leaf in jax.tree.leaves(variables.params)) // len(tools.seeds)
+  cost = reporting.read_cost(folder) | {'num_params': num_params}
   if config['quality']['classifier'] and tools.method.sample is not None:
     cost['seconds_per_1000_samples'] = tools.sampling_seconds(variables)
+  metrics = measures.over_seeds(of_seeds) if tools.over_seeds else of_seeds[0]
   results = {
     'method': config['method']['name'],
     'dataset': config['data']['name'],
@@ -181,32 +196,54 @@ def evaluate(
     'step': step,
     'num_examples': len(split.x),
     'metrics': metrics,
+    **({'seeds': _entries(tools, of_seeds)} if tools.over_seeds else {}),
     'protocol': tools.experiment.protocol | {'quality': config['quality']},
     'cost': cost,
     'provenance': workdir.provenance(config),
   }
   reporting.write_json(folder / 'results.json', results)
+  if tools.over_seeds:
+    print(f'means and their standard errors over {len(tools.seeds)} seeds:')
   for name, metric in metrics.items():
     print(f'{name:26} {metric["value"]:10.4f} +- {metric["stderr"]:.4f} {metric["unit"]}')
 
 
-def sample(tools: Tools, variables: Variables) -> np.ndarray:
-  """Draws samples; writes samples.npz and samples.png and returns them."""
+def _entries(tools: Tools, metrics: Sequence[dict]) -> list[dict]:
+  """What results.json says of each seed."""
+  living = {seed: {'metrics': own} for seed, own in zip(tools.seeds, metrics, strict=True)}
+  failed = {seed: {'failed_at_step': step} for seed, step in tools.failed.items()}
+  return [{'seed': seed} | entry for seed, entry in sorted((living | failed).items())]
+
+
+def _check_all_living(failed: Mapping[int, int]) -> None:
+  """Raises RunError where a seed did not come to the end. failed: {seed: its step}."""
+  if failed:
+    where = ', '.join(f'{seed} (step {step})' for seed, step in sorted(failed.items()))
+    raise RunError(f'these seeds met a step that was not finite, and are in no mean: {where}')
+
+
+def sample(tools: Tools, variables: Variables) -> list[np.ndarray]:
+  """Draws samples of each seed; writes samples.npz and samples.png and returns them.
+
+  The samples of several seeds stand one after the other, `seed` beside them.
+  """
   config, folder = tools.config['sampling'], tools.folder
-  x = tools.draw(variables, config['num_samples'])
-  _write_arrays(folder / 'samples.npz', samples=x)
+  drawn = tools.draw(variables, config['num_samples'])
+  x, seeds = np.concatenate(drawn), np.repeat(tools.seeds, config['num_samples'])
+  _write_arrays(folder / 'samples.npz', samples=x, **({'seed': seeds} if tools.over_seeds else {}))
   if config['trajectory']:
     _write_chains(tools, variables)
   # The picture comes last: where it is, all is there.
   path = folder / 'samples.png'
   reporting.write_picture(path, reporting.grid(x, tools.experiment.num_levels))
   print(f'{len(x)} samples: {path}')
-  return x
+  return drawn
 
 
 def _write_chains(tools: Tools, variables: Variables) -> None:
   """Writes the chains behind the samples: trajectory.npz, whole, and trajectory.gif."""
-  chains = tools.draw_chains(variables, tools.config['sampling']['num_samples'])
+  drawn = tools.draw_chains(variables, tools.config['sampling']['num_samples'])
+  chains = jax.tree.map(lambda *leaves: np.concatenate(leaves), *drawn)
   _write_arrays(tools.folder / 'trajectory.npz', **chains)
   num_states = chains['x'].shape[1]
   shown = np.unique(np.linspace(0, num_states - 1, NUM_FRAMES).round().astype(int))
@@ -228,30 +265,67 @@ def _report_dispatch(
   reporter: reporting.Reporter,
   done: training.Progress,
   newest_state: training.TrainState,
+  failed: dict[int, int],
 ) -> None:
-  """One line for the steps of a dispatch: the mean of each metric over them.
+  """One line for the steps of a dispatch, and each seed: the mean of each metric over them.
 
-  Raises RunError where a metric is not finite. The newest state is then still the one before that
-  step, and is written with all that is needed to do the step again.
+  failed: {seed: the step that was not finite}, to which those of this dispatch are added. The
+  newest state of such a seed is still the one before that step, and is written with all that is
+  needed to do the step again. Raises RunError where no seed is left.
   """
-  per_step = parallel.unreplicate(done.metrics)
-  is_finite = np.isfinite(list(per_step.values())).all(axis=0)
-  if not is_finite.all():
-    place = int(np.argmin(is_finite))
-    at_fault = {name: values[place] for name, values in per_step.items()}
-    failure = replay.find(tools, newest_state, at_fault, done.finite[:, place])
-    replay.write(tools, newest_state, failure)
-    raise RunError(f'{failure.message()}; see it again: {replay.COMMAND.format(tools.folder)}')
-  means = {name: float(np.mean(values, dtype=np.float64)) for name, values in per_step.items()}
-  reporter.metrics(done.step, 'train', means)
-  reporter.progress(done.step, means['loss'])
+  losses = []
+  for place, per_step in enumerate(tools.unstack(parallel.unreplicate(done.metrics))):
+    seed = tools.seeds[place]
+    if seed in failed:
+      continue
+    is_finite = np.isfinite(list(per_step.values())).all(axis=0)
+    if is_finite.all():
+      means = {name: float(np.mean(values, dtype=np.float64)) for name, values in per_step.items()}
+      reporter.metrics(done.step, 'train', means, tools.tag(seed))
+      losses.append(means['loss'])
+    else:
+      step = int(np.argmin(is_finite))
+      at_fault = {name: values[step] for name, values in per_step.items()}
+      failed[seed] = _keep_failure(tools, place, done, step, at_fault, newest_state)
+  if not losses:
+    _check_all_living(failed)
+  reporter.progress(done.step, float(np.mean(losses)))
 
 
-def _report_metrics(tools: Tools, reporter: reporting.Reporter, step: int, metrics) -> None:
+def _keep_failure(
+  tools: Tools,
+  place: int,
+  done: training.Progress,
+  step: int,
+  metrics: dict,
+  newest_state: training.TrainState,
+) -> int:
+  """Writes the failure of the seed at this place, in this step of the dispatch; returns its number.
+
+  Says so in a warning, or raises RunError where the run has no other seed.
+  """
+  before = tools.unstack(parallel.unreplicate(newest_state))[place]
+  finite = tools.unstack(done.finite, axis=1)[place][:, step]
+  failure = replay.find(tools.of_seed(tools.seeds[place]), before, metrics, finite)
+  replay.write(tools.folder / replay.file_name(tools, place), before, failure)
+  text = f'{failure.message()}; see it again: {replay.COMMAND.format(tools.folder)}'
+  if not tools.over_seeds:
+    raise RunError(text)
+  logging.getLogger(__name__).warning('seed %d goes no further: %s', tools.seeds[place], text)
+  return failure.step
+
+
+def _report_metrics(
+  tools: Tools, reporter: reporting.Reporter, step: int, metrics: Sequence[dict]
+) -> None:
   name = tools.experiment.dataset.evaluation.name
-  reporter.metrics(step, name, {name: metric['value'] for name, metric in metrics.items()})
+  for seed, own in zip(tools.seeds, metrics, strict=True):
+    values = {name: metric['value'] for name, metric in own.items()}
+    reporter.metrics(step, name, values, tools.tag(seed))
 
 
-def _report_samples(tools: Tools, reporter: reporting.Reporter, step: int, x) -> None:
-  pixels = reporting.grid(x[:NUM_PREVIEW_SAMPLES], tools.experiment.num_levels)
-  reporter.picture(step, 'samples', pixels)
+def _report_samples(
+  tools: Tools, reporter: reporting.Reporter, step: int, drawn: Sequence[np.ndarray]
+) -> None:
+  shown = np.concatenate([x[:NUM_PREVIEW_SAMPLES] for x in drawn])
+  reporter.picture(step, 'samples', reporting.grid(shown, tools.experiment.num_levels))

@@ -40,6 +40,9 @@ def main(workdirs: Sequence[str]) -> int:
 def table(workdirs: Sequence[Path]) -> list[str]:
   """The lines of the table: one row for each run, `value +- standard error` in each cell.
 
+  The error is over the examples; of a run of several seeds the value is the mean over the seeds and
+  the error that of this mean.
+
   Where the quality of samples was measured there are columns for it and for what the runs cost, and
   a last row with its floor, what other real pictures get in the place of samples.
   """
@@ -65,9 +68,11 @@ def table(workdirs: Sequence[Path]) -> list[str]:
 
 
 def _name(result: dict) -> str:
-  """The method, and which codes an autoencoder or a VAE decodes, where not those of the prior."""
+  """The method, and what differs from the usual: decoded codes that are not the prior's, seeds."""
   codes = result.get('protocol', {}).get('sampler', {}).get('codes', 'prior')
-  return result['method'] if codes == 'prior' else f'{result["method"]}, {codes} codes'
+  num_seeds = sum('metrics' in of_seed for of_seed in result.get('seeds', []))
+  name = result['method'] if codes == 'prior' else f'{result["method"]}, {codes} codes'
+  return f'{name}, {num_seeds} seeds' if num_seeds else name
 
 
 def _unit(results: Sequence[dict], name: str) -> str:

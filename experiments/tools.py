@@ -2,10 +2,12 @@
 
 import functools
 import time
-from collections.abc import Callable, Sequence
+import types
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from experiments.build import Experiment
@@ -19,28 +21,86 @@ INIT, TRAIN, EVALUATE, SAMPLE, FIT = range(5)
 
 
 class Tools:
-  """What the stages of a run share: each function is compiled when it is first called, and once."""
+  """What the stages of a run share: each function is compiled when it is first called, and once.
+
+  One program computes for all seeds of the run. Where the config asks for several, its arrays have
+  an axis for them, [d, S, ...] on the devices; where it asks for one they have none. What comes
+  back of single examples is a list in either case, with one entry for each seed.
+
+  seeds: those of the config, or those that are left of them.
+  failed: {seed: the step that was not finite} of the others.
+  """
 
   def __init__(
-    self, experiment: Experiment, config: dict, folder: Path, devices: Sequence[jax.Device]
+    self,
+    experiment: Experiment,
+    config: dict,
+    folder: Path,
+    devices: Sequence[jax.Device],
+    failed: Mapping[int, int] = types.MappingProxyType({}),
   ):
     self.experiment, self.method = experiment, experiment.method
     self.config, self.folder, self.devices = config, folder, devices
+    self.failed, self.over_seeds = failed, config['seeds'] > 1
+    self.seeds = [seed for seed in all_seeds(config) if seed not in failed]
+
+  def keys(self, stream: int) -> list[jax.Array]:
+    """The key of a stream of random numbers, for each seed."""
+    return [jax.random.fold_in(jax.random.key(seed), stream) for seed in self.seeds]
 
   def key(self, stream: int) -> jax.Array:
-    """The key of a stream of random numbers."""
-    return jax.random.fold_in(jax.random.key(self.config['seed']), stream)
+    """The same as the compiled functions take it."""
+    return self.stack(self.keys(stream))
+
+  def stack(self, trees: Sequence):
+    """The trees of all seeds as one."""
+    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees) if self.over_seeds else trees[0]
+
+  def unstack(self, tree, axis: int = 0) -> list:
+    """The tree of each seed, of one with the seeds on this axis."""
+    if not self.over_seeds:
+      return [tree]
+    before = (slice(None),) * axis
+    return [jax.tree.map(lambda leaf, i=i: leaf[*before, i], tree) for i in range(len(self.seeds))]
+
+  def tag(self, seed: int) -> int | None:
+    """The seed as the files name it: not at all, where there is but one."""
+    return seed if self.over_seeds else None
+
+  def of_seed(self, seed: int) -> 'Tools':
+    """Those of a run of this seed alone."""
+    config = self.config | {'seed': seed, 'seeds': 1}
+    return Tools(self.experiment, config, self.folder, self.devices)
 
   def over_split(self, f: Callable) -> Callable:
     """f over a split: see `make_map`."""
     batch_size = self.config['evaluation']['batch_size']
-    return make_map(f, self.experiment.observe, batch_size, self.devices)
+    return self._as_list(make_map, f, self.experiment.observe, batch_size)
+
+  def _as_list(self, make: Callable, *arguments) -> Callable:
+    made = make(*arguments, self.devices, self.over_seeds)
+    return made if self.over_seeds else lambda *arguments: [made(*arguments)]
 
   def initial_state(self) -> training.TrainState:
     """The state before the first step."""
     split = self.experiment.dataset.train
     batch = Batch(split.x[:1], split.label[:1], np.zeros(1, np.int32))
-    return training.init(self.key(INIT), self.method, self.experiment.optimizer, batch)
+    return self.stack(
+      [training.init(key, self.method, self.experiment.optimizer, batch) for key in self.keys(INIT)]
+    )
+
+  def living(self, state: training.TrainState, step: int) -> tuple['Tools', training.TrainState]:
+    """What there is of the seeds that have come to `step`, and their part of the replicated state.
+
+    A seed that has met a step which is not finite stays before it for ever.
+    """
+    steps = np.atleast_1d(parallel.unreplicate(state.step))
+    if np.all(steps == step):
+      return self, state
+    failed = {s: int(at) + 1 for s, at in zip(self.seeds, steps, strict=True) if at != step}
+    left = jax.tree.map(lambda leaf: leaf[steps == step], parallel.unreplicate(state))
+    tools = Tools(self.experiment, self.config, self.folder, self.devices, failed)
+    return tools, parallel.replicate(left, self.devices)
 
   @functools.cached_property
   def dispatch(self) -> Callable:
@@ -53,6 +113,7 @@ class Tools:
       section['batch_size'],
       section['ema_decay'],
       self.devices,
+      self.over_seeds,
     )
 
   @functools.cached_property
@@ -73,23 +134,24 @@ class Tools:
   @functools.cached_property
   def sampler(self) -> Callable:
     """`Method.sample` in batches."""
-    return make_sampler(self.method.sample, self.config['sampling']['batch_size'], self.devices)
+    batch_size = self.config['sampling']['batch_size']
+    return self._as_list(make_sampler, self.method.sample, batch_size)
 
   @functools.cached_property
   def chains(self) -> Callable:
     """`Method.trajectory` in batches."""
     batch_size = self.config['sampling']['batch_size']
-    return make_sampler(self.method.trajectory, batch_size, self.devices)
+    return self._as_list(make_sampler, self.method.trajectory, batch_size)
 
   def labels(self, num: int) -> np.ndarray:
     """The classes in turn, for methods that know them."""
     return np.arange(num, dtype=np.int32) % self.experiment.dataset.num_classes
 
-  def draw(self, variables: Variables, num: int) -> np.ndarray:
-    """`num` samples, on the data's own levels."""
+  def draw(self, variables: Variables, num: int) -> list[np.ndarray]:
+    """`num` samples of each seed, on the data's own levels."""
     return self.sampler(variables, self.key(SAMPLE), self.labels(num))
 
-  def draw_chains(self, variables: Variables, num: int) -> dict[str, np.ndarray]:
+  def draw_chains(self, variables: Variables, num: int) -> list[dict[str, np.ndarray]]:
     """The chains behind the samples of `draw`: {'x': [num, S+1, ...], 'log_snr': [num, S+1]}."""
     return self.chains(variables, self.key(SAMPLE), self.labels(num))
 
@@ -99,7 +161,7 @@ class Tools:
     self.draw(variables, num)  # compiles
     start = time.monotonic()
     self.draw(variables, num)
-    return (time.monotonic() - start) * 1000 / num
+    return (time.monotonic() - start) * 1000 / (num * len(self.seeds))
 
   def final_variables(self, state: training.TrainState) -> Variables:
     """The variables to evaluate and to sample with: averaged, and fitted where there is a fit."""
@@ -111,5 +173,12 @@ class Tools:
       # Spread over the split, which may be sorted.
       index = np.arange(num) * len(split.x) // num
       split = data.Split(split.name, split.x[index], split.label[index])
-    fitted = self.method.fit(self.statistics(variables, self.key(FIT), split))
+    fitted = self.stack(
+      [self.method.fit(found) for found in self.statistics(variables, self.key(FIT), split)]
+    )
     return variables._replace(fitted=parallel.replicate(fitted, self.devices))
+
+
+def all_seeds(config: Mapping) -> range:
+  """The seeds that a config trains, each as a run with that seed alone."""
+  return range(config['seed'], config['seed'] + config['seeds'])

@@ -23,7 +23,9 @@ def verify(tools: Tools, variables: Variables, step: int, recorded: dict) -> Non
       f'the numbers on record are of step {recorded["step"]}, and the newest sound checkpoint is '
       f'of step {step}'
     )
-  before, (now, _) = recorded['metrics'], measures.measure(tools, variables)
+  before, now = _recorded_metrics(recorded), {}
+  for seed, (metrics, _) in zip(tools.seeds, measures.measure(tools, variables), strict=True):
+    now |= _named(tools.tag(seed), metrics)
   found = {name: verdict(before.get(name), now.get(name)) for name in before | now}
   for name, word in found.items():
     there, here = (_in_words(metrics.get(name)) for metrics in (before, now))
@@ -33,6 +35,20 @@ def verify(tools: Tools, variables: Variables, step: int, recorded: dict) -> Non
     raise RunError(f'{len(wrong)} of {len(found)} numbers do not hold: {", ".join(wrong)}')
   num_equal = sum(word == 'equal' for word in found.values())
   print(f'all {len(found)} numbers hold, {num_equal} of them bit for bit')
+
+
+def _recorded_metrics(recorded: dict) -> dict[str, dict]:
+  """Of several seeds those of each: the others are their means."""
+  if 'seeds' not in recorded:
+    return recorded['metrics']
+  found = {}
+  for of_seed in recorded['seeds']:
+    found |= _named(of_seed['seed'], of_seed.get('metrics', {}))
+  return found
+
+
+def _named(seed: int | None, metrics: dict[str, dict]) -> dict[str, dict]:
+  return metrics if seed is None else {f'seed {seed} {name}': m for name, m in metrics.items()}
 
 
 def verdict(before: dict | None, now: dict | None) -> str:

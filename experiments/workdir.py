@@ -139,6 +139,12 @@ def is_finished(workdir: Path, config: dict, files: Sequence[str]) -> bool:
   return is_last and all((workdir / name).exists() for name in files)
 
 
+def failed_seeds(workdir: Path) -> dict[int, int]:
+  """{seed: the step that was not finite} by results.json, of those that did not come to the end."""
+  seeds = json.loads((workdir / 'results.json').read_text()).get('seeds', [])
+  return {entry['seed']: entry['failed_at_step'] for entry in seeds if 'failed_at_step' in entry}
+
+
 def config_hash(config: dict) -> str:
   """SHA-256 of the config, without the fields that may always change."""
   fields = {k: v for k, v in schema.flatten(config).items() if k not in ALWAYS_FREE}

@@ -194,7 +194,7 @@ def indices(seed: int, first: int, count: int, num_examples: int) -> np.ndarray:
   return np.concatenate(pieces)
 
 
-@functools.lru_cache(maxsize=4)
+@functools.lru_cache(maxsize=32)
 def _permutation(seed: int, epoch: int, num_examples: int) -> np.ndarray:
   """A uniformly random permutation: the order of `num_examples` 64-bit Philox numbers.
 

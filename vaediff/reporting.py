@@ -71,19 +71,26 @@ class Reporter:
       seconds = num_steps * self._timed_seconds / self._timed_steps
       write_json(self._cost_path, {'training_seconds': seconds})
 
-  def has(self, step: int, split: str) -> bool:
-    """Whether the line of this step and split is there already."""
-    return (step, split) in self._written
+  def has(self, step: int, split: str, seed: int | None = None) -> bool:
+    """Whether the line of this step and split is there already; of this seed, if there are more."""
+    return (step, split, seed) in self._written
 
-  def metrics(self, step: int, split: str, values: dict[str, float]) -> None:
-    """One line of metrics.jsonl, unless it is there already; the values to TensorBoard."""
-    if self.has(step, split):
+  def metrics(
+    self, step: int, split: str, values: dict[str, float], seed: int | None = None
+  ) -> None:
+    """One line of metrics.jsonl, unless it is there already; the values to TensorBoard.
+
+    seed: where the run has several, each of which has lines and curves of its own.
+    """
+    if self.has(step, split, seed):
       return
-    self._written.add((step, split))
-    self._file.write(json.dumps({'step': step, 'split': split, **values}) + '\n')
+    self._written.add((step, split, seed))
+    place = {'step': step, 'split': split} | ({} if seed is None else {'seed': seed})
+    self._file.write(json.dumps(place | values) + '\n')
     self._file.flush()
     for name, value in values.items():
-      self._tensorboard.add_scalar(f'{split}/{name}', value, step)
+      tag = f'{split}/{name}' if seed is None else f'{split}/{name}/seed_{seed}'
+      self._tensorboard.add_scalar(tag, value, step)
 
   def picture(self, step: int, name: str, pixels: np.ndarray) -> None:
     """A picture [H, W, 3] uint8 to TensorBoard."""
@@ -170,7 +177,7 @@ def _open_after(path: Path, step: int):
       break  # torn, and to be written again
     try:
       values = json.loads(line)
-      place = values['step'], values['split']
+      place = values['step'], values['split'], values.get('seed')
     except (ValueError, LookupError, TypeError) as error:
       raise RunError(
         f'{path} is damaged in line {number} ({error}); bring back a copy, or cut the file off '

@@ -41,6 +41,8 @@ class Progress(NamedTuple):
   state: the state after them; where one of them went wrong, the state before that one.
   metrics: {name: [d, K]}, of the K steps of this dispatch.
   finite: [d, K, b], whether the terms of each example were finite in each of these steps.
+
+  Over S seeds: [d, S, K] and [d, S, K, b].
   """
 
   step: int
@@ -69,6 +71,7 @@ def make_dispatch(
   batch_size: int,
   ema_decay: float,
   devices: Sequence[jax.Device],
+  over_seeds: bool = False,
 ) -> Callable:
   """Several training steps in one call on all devices.
 
@@ -81,6 +84,9 @@ def make_dispatch(
   (state, metrics {name: [d, K]}, finite [d, K, b]), where b = batch_size / D: the K steps that
   follow the first first_step, on the examples with these indices. State and metrics are the same on
   every device; `finite` is whether the terms of an example are. The state passed in is donated.
+
+  over_seeds: trains S seeds at once, each on its own with its own key and examples: the state,
+    key, indices, metrics and `finite` then have an axis [S], behind that of the devices.
 
   A step with a metric that is not finite, and all steps after it, leave the state as it was; so do
   all steps where state.step is not first_step to begin with.
@@ -124,13 +130,16 @@ def make_dispatch(
     state, (metrics, finite) = jax.lax.scan(body, state, (expected_steps, indices))
     return state, metrics, finite
 
+  if over_seeds:
+    dispatch = jax.vmap(dispatch, in_axes=(0, None, 0, None, None, 0))
   return parallel.pmap(dispatch, devices, in_axes=(0, None, None, 0, 0, 0), donate_argnums=0)
 
 
 def update_if(proceeds, update: Callable, state: TrainState) -> TrainState:
   """update(state), or the state as it is.
 
-  By a condition: a selection between the two would read and write the state once more.
+  By a condition: a selection between the two would read and write the state once more (as it does
+  over several seeds, of which each has a condition of its own).
   """
   return jax.lax.cond(proceeds, update, lambda state: state, state)
 
@@ -191,11 +200,13 @@ def loop(
   num_steps: int,
   steps_per_dispatch: int,
   batch_size: int,
-  seed: int,
+  seed: int | Sequence[int],
   devices: Sequence[jax.Device],
   resident_bytes: int = 2**31,
 ) -> Iterator[Progress]:
   """Runs dispatches from first_step to num_steps; yields what there is after each.
+
+  seed: of the order of the examples; several of them for a dispatch over seeds.
 
   What is yielded are futures, and the state is donated to the next dispatch: use it before
   continuing. A split of at most resident_bytes lies on the devices whole; of a larger one each
@@ -206,13 +217,18 @@ def loop(
     x, label = parallel.replicate((split.x, split.label), devices)
   for step in range(first_step, num_steps, steps_per_dispatch):
     count = steps_per_dispatch * batch_size
-    indices = data.indices(seed, step * batch_size, count, len(split.x))
-    # The order inside the global batch is that of the devices: [K, D, b] -> [D, K, b].
-    indices = indices.reshape(steps_per_dispatch, len(devices), -1).swapaxes(0, 1)
+    indices = np.stack(
+      [data.indices(one, step * batch_size, count, len(split.x)) for one in np.atleast_1d(seed)]
+    )
+    # The order inside the global batch is that of the devices: [S, K, D, b] -> [D, S, K, b].
+    indices = indices.reshape(len(indices), steps_per_dispatch, len(devices), -1)
+    indices = np.moveaxis(indices, 2, 0)
+    if np.ndim(seed) == 0:
+      indices = indices[:, 0]
     if not is_resident:
       own = indices.reshape(-1)
       x, label = parallel.shard((split.x[own], split.label[own]), devices)
-      places = np.arange(own.size // len(devices)).reshape(steps_per_dispatch, -1)
+      places = np.arange(own.size // len(devices)).reshape(indices.shape[1:])
       indices = np.broadcast_to(places, indices.shape)
     indices = parallel.place(indices.astype(np.int32), devices)
     state, metrics, finite = dispatch(state, np.int32(step), key, x, label, indices)

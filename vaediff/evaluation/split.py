@@ -10,7 +10,11 @@ from vaediff.methods.base import Batch
 
 
 def make_map(
-  f: Callable, observe: Callable, batch_size: int, devices: Sequence[jax.Device]
+  f: Callable,
+  observe: Callable,
+  batch_size: int,
+  devices: Sequence[jax.Device],
+  over_seeds: bool = False,
 ) -> Callable:
   """f(variables, keys [B], batch) -> tree of [B, ...] over a split, compiled once.
 
@@ -20,12 +24,16 @@ def make_map(
   Returns map(replicated variables, key, split) -> tree of [N, ...], NumPy, in the order of the
   split. The key of an example is folded from its index: the values depend neither on batch_size nor
   on the devices. Raises FloatingPointError where a value is NaN or +inf, naming the examples.
+
+  over_seeds: the variables are [d, S, ...] of S seeds, the keys [S], and a tree comes for each.
   """
 
   def observed(variables, key, x, label, index):
     observe_keys, keys = random.split(random.example_keys(key, 0, index))
     return f(variables, keys, Batch(observe(observe_keys, x), label, index))
 
+  if over_seeds:
+    observed = jax.vmap(observed, in_axes=(0, 0, None, None, None), out_axes=1)
   compiled = parallel.pmap(observed, devices, in_axes=(0, None, 0, 0, 0))
 
   def over_split(variables, key, split: data.Split):
@@ -35,12 +43,23 @@ def make_map(
       terms = parallel.unshard(compiled(variables, key, *batch))
       parts.append(jax.tree.map(lambda term, valid=valid: term[valid], terms))
     terms = jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts)
-    for path, term in jax.tree.leaves_with_path(terms):
-      # The log-variance of a point is -inf.
-      is_wrong = (np.isnan(term) | np.isposinf(term)).reshape(len(term), -1).any(axis=1)
-      if is_wrong.any():
-        name, wrong = jax.tree_util.keystr(path, simple=True), np.flatnonzero(is_wrong)[:10]
-        raise FloatingPointError(f'{name} is not finite for {split.name} examples {wrong}')
-    return terms
+    _check_finite(terms, split.name)
+    return by_seed(terms, len(key)) if over_seeds else terms
 
   return over_split
+
+
+def by_seed(tree, num_seeds: int) -> list:
+  """[N, S, ...] of all seeds as a tree of [N, ...] for each."""
+  return [
+    jax.tree.map(lambda leaf, i=i: np.ascontiguousarray(leaf[:, i]), tree) for i in range(num_seeds)
+  ]
+
+
+def _check_finite(terms, split_name: str) -> None:
+  for path, term in jax.tree.leaves_with_path(terms):
+    # The log-variance of a point is -inf.
+    is_wrong = (np.isnan(term) | np.isposinf(term)).reshape(len(term), -1).any(axis=1)
+    if is_wrong.any():
+      name, wrong = jax.tree_util.keystr(path, simple=True), np.flatnonzero(is_wrong)[:10]
+      raise FloatingPointError(f'{name} is not finite for {split_name} examples {wrong}')
