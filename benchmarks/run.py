@@ -19,7 +19,7 @@ from experiments import workdir
 from experiments.run import enable_compilation_cache
 from vaediff import reporting
 
-SUITES = ('finite_check',)
+SUITES = ('finite_check', 'plan', 'seeds')
 
 SUITE = flags.DEFINE_enum('suite', None, SUITES, 'The suite; all of them if left out.')
 NUM_TURNS = flags.DEFINE_integer('num_turns', 20, 'How often each is timed.', lower_bound=2)
