@@ -51,10 +51,13 @@ class Progress(NamedTuple):
 
 def init(key, method: Method, optimizer: optax.GradientTransformation, batch: Batch) -> TrainState:
   """The state before the first step. batch: any batch with the right shapes."""
-  variables = jax.jit(method.init)(key, batch)
-  return TrainState(
-    jnp.zeros((), jnp.int32), variables, optimizer.init(variables.params), variables.params
-  )
+
+  def state(key, batch):
+    variables = method.init(key, batch)
+    params = variables.params
+    return TrainState(jnp.zeros((), jnp.int32), variables, optimizer.init(params), params)
+
+  return jax.jit(state)(key, batch)
 
 
 def averaged(state: TrainState) -> Variables:
