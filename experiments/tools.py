@@ -53,6 +53,7 @@ class Tools:
       section['batch_size'],
       section['ema_decay'],
       self.devices,
+      section['gradient_accumulation'],
     )
 
   @functools.cached_property
