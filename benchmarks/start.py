@@ -8,7 +8,6 @@ of the imports by themselves, and the packages that take most of them, with what
 
 import os
 import re
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -29,7 +28,14 @@ MODULES = (
   'scipy.stats',
   'sklearn',
 )
-WITHOUT_TORCH = 'import runpy, sys; sys.modules["torch"] = None; '
+WITHOUT_TORCH = '''
+import runpy, sys
+class Hidden:
+  def find_spec(name, path=None, target=None):
+    if name == 'torch':
+      raise ModuleNotFoundError(name)
+sys.meta_path.insert(0, Hidden)
+'''
 RUN = WITHOUT_TORCH + 'runpy.run_module("experiments.run", run_name="__main__", alter_sys=True)'
 IMPORT = WITHOUT_TORCH + 'import experiments.run, experiments.stages, vaediff.datasets.digits'
 
@@ -38,13 +44,11 @@ def run(num_turns: int) -> dict[str, list[dict]]:
   """Seconds to the first step, cold and warm; seconds of imports."""
   with tempfile.TemporaryDirectory() as folder:
     folder = Path(folder)
-    _start(folder, 'first')  # prepares digits
+    _start(folder / 'first', 'cache')  # prepares digits
     seconds = {'cold': [], 'warm': []}
     for turn in range(num_turns):
-      cache = folder / f'cache_{turn}'
       for kind, values in seconds.items():
-        values.append(_start(folder / f'{kind}_{turn}', cache))
-      shutil.rmtree(cache)
+        values.append(_start(folder / f'{kind}_{turn}', f'cache_{turn}'))
   rows = []
   for kind, values in seconds.items():
     timed = timing.summarize(values)
@@ -59,9 +63,11 @@ def run(num_turns: int) -> dict[str, list[dict]]:
   return {'Start': rows, 'Imports': _imports()}
 
 
-def _start(workdir: Path, cache) -> float:
+def _start(workdir: Path, cache: str) -> float:
   """Seconds until a run has written its first line; then it is ended."""
-  environment = {**os.environ, 'JAX_COMPILATION_CACHE_DIR': str(workdir.parent / cache)}
+  folder = workdir.parent
+  changes = {'JAX_COMPILATION_CACHE_DIR': folder / cache, 'TFDS_DATA_DIR': folder / 'data'}
+  environment = os.environ | {name: str(value) for name, value in changes.items()}
   lines = workdir / 'metrics.jsonl'
   start = time.perf_counter()
   process = subprocess.Popen(
