@@ -21,7 +21,7 @@ CONFIGS = {
 }
 
 
-def run(num_turns: int) -> list[dict]:
+def run(num_turns: int) -> dict[str, list[dict]]:
   """One row for each config: milliseconds per step, and the ratio of the two."""
   rows = []
   for name, get_config in CONFIGS.items():
@@ -39,7 +39,7 @@ def run(num_turns: int) -> list[dict]:
         'upper quartile': ratio.upper,
       }
     )
-  return rows
+  return {'Steps': rows}
 
 
 def _contenders(config: dict) -> tuple[dict, int]:

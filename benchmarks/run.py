@@ -2,12 +2,14 @@
 
   python -m benchmarks.run [--suite=NAME] [--num_turns=N] [--folder=benchmarks/results]
 
-Each suite compares by turns in one process, and writes FOLDER/NAME.json (rows, machine, versions,
-date, commit) and the same as a Markdown table, FOLDER/NAME.md, which is printed too.
+Each suite compares by turns in one process, and writes FOLDER/NAME.json (tables, machine, versions,
+date, commit) and the same as Markdown, FOLDER/NAME.md, which is printed too. A suite is a module
+with run(num_turns) -> {title: rows of one table}.
 """
 
 import datetime
 import importlib
+import importlib.metadata
 import os
 import platform
 import sys
@@ -19,7 +21,19 @@ from experiments import workdir
 from experiments.run import enable_compilation_cache
 from vaediff import reporting
 
-SUITES = ('finite_check', 'plan', 'seeds')
+SUITES = (
+  'vae',
+  'unet',
+  'sampling',
+  'importance_sampling',
+  'start',
+  'overheads',
+  'finite_check',
+  'memory',
+  'growth',
+  'seeds',
+  'plan',
+)
 
 SUITE = flags.DEFINE_enum('suite', None, SUITES, 'The suite; all of them if left out.')
 NUM_TURNS = flags.DEFINE_integer('num_turns', 20, 'How often each is timed.', lower_bound=2)
@@ -38,11 +52,12 @@ def main(argv: list[str]) -> int:
   folder.mkdir(parents=True, exist_ok=True)
   for name in [SUITE.value] if SUITE.value else SUITES:
     suite = importlib.import_module(f'benchmarks.{name}')
-    rows = suite.run(NUM_TURNS.value)
+    tables = suite.run(NUM_TURNS.value)
     reporting.write_json(
-      folder / f'{name}.json', {'rows': rows, 'num_turns': NUM_TURNS.value} | provenance()
+      folder / f'{name}.json', {'tables': tables, 'num_turns': NUM_TURNS.value} | provenance()
     )
-    text = f'{suite.__doc__.strip()}\n\n{table(rows)}'
+    parts = [f'{title}:\n\n{table(rows)}' for title, rows in tables.items()]
+    text = '\n'.join([f'{suite.__doc__.strip()}\n', *parts])
     (folder / f'{name}.md').write_text(text)
     print(text)
   return 0
@@ -53,10 +68,16 @@ def provenance() -> dict:
   return {
     'machine': f'{platform.machine()}, {os.cpu_count()} CPU cores',
     'device': workdir.devices(),
-    'versions': workdir.versions(),
+    'versions': workdir.versions() | _peer_versions(),
     'date': datetime.date.today().isoformat(),
     'commit': workdir.commit(),
   }
+
+
+def _peer_versions() -> dict[str, str]:
+  """Of those of the packages that we compare with that are installed."""
+  installed = {d.name: d.version for d in importlib.metadata.distributions()}
+  return {name: installed[name] for name in ('torch', 'diffusers') if name in installed}
 
 
 def table(rows: list[dict]) -> str:

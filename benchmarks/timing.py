@@ -1,12 +1,16 @@
 """Timing by turns: what is compared runs alternately in one process, so that a slow spell of the
-machine slows all of it."""
+machine slows all of it. Beside it runs the machine's ceiling, a product of two square matrices."""
 
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
+
+CEILING = 'matrix product'
+_SIZE = 3072
 
 
 class Timing(NamedTuple):
@@ -15,6 +19,26 @@ class Timing(NamedTuple):
   median: float
   lower: float
   upper: float
+
+
+class Work(NamedTuple):
+  """What a call does, so that its seconds become rates.
+
+  call() -> anything; arrays of JAX in it are waited for.
+  items: how many pictures (or other things) it deals with.
+  flops: of all of them, see `flops`.
+  """
+
+  call: Callable[[], object]
+  items: float
+  flops: float
+
+
+def ceiling() -> Work:
+  """A product of two square matrices in float32, the fastest that the machine computes."""
+  a = jnp.ones((_SIZE, _SIZE))
+  product = jax.jit(jnp.matmul)
+  return Work(lambda: product(a, a), 1, 2 * _SIZE**3)
 
 
 def by_turns(contenders: dict[str, Callable[[], object]], num_turns: int) -> dict[str, list[float]]:
@@ -31,6 +55,36 @@ def by_turns(contenders: dict[str, Callable[[], object]], num_turns: int) -> dic
       if turn:
         seconds[name].append(time.perf_counter() - start)
   return seconds
+
+
+def compare(works: Mapping[str, Work], num_turns: int, unit: str, ours: Sequence[str]) -> list:
+  """One row for each work and one for the ceiling, timed by turns.
+
+  A row has the rate in `unit` per second, with its quartiles, GFLOP/s, the fraction of the ceiling,
+  and for each work in `ours` how many times faster it is, with quartiles. Fractions and ratios are
+  medians over those of the same turn.
+  """
+  works = {CEILING: ceiling(), **works}
+  seconds = by_turns({name: work.call for name, work in works.items()}, num_turns)
+  each = {name: [s / works[name].items for s in values] for name, values in seconds.items()}
+  peak = [s / works[CEILING].flops for s in seconds[CEILING]]
+  rows = []
+  for name, work in works.items():
+    rate = summarize([1 / s for s in each[name]])
+    fraction = ratio(peak, [s / work.flops for s in seconds[name]])
+    row = {'contender': name, f'{unit}/s': '', 'quartiles': ''}
+    if name != CEILING:
+      row[f'{unit}/s'], row['quartiles'] = rate.median, f'{rate.lower:.4g} to {rate.upper:.4g}'
+    row['GFLOP/s'] = 1e-9 * work.flops / summarize(seconds[name]).median
+    row['of the matrix product'] = fraction.median
+    for own in ours:
+      row[f'{own} is faster by'] = ''
+      if name not in (CEILING, *ours):
+        row[f'{own} is faster by'] = '{:.3g} ({:.3g} to {:.3g})'.format(
+          *ratio(each[name], each[own])
+        )
+    rows.append(row)
+  return rows
 
 
 def summarize(values: list[float]) -> Timing:

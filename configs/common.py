@@ -133,6 +133,7 @@ def _base(dataset: str) -> ConfigDict:
         'steps_per_dispatch': 100,
         'checkpoint_every': 2_000,
         'ema_decay': 0.999,
+        'gradient_accumulation': 1,
       },
       'optimizer': {
         'name': 'adam',

@@ -157,6 +157,7 @@ COMMON = {
     'steps_per_dispatch': integer(1),
     'checkpoint_every': integer(1),
     'ema_decay': number(0, 1),
+    'gradient_accumulation': integer(1),
   },
   'optimizer': {
     'name': one_of('adam', 'muon'),
@@ -272,12 +273,13 @@ def check(config: Mapping) -> None:
       )
 
 
-def check_divisible(path: str, value: int, num_devices: int) -> None:
-  """Raises InputError where a batch does not split evenly over the devices."""
-  if value % num_devices:
+def check_divisible(path: str, value: int, num_devices: int, num_parts: int = 1) -> None:
+  """Raises InputError where a batch does not split evenly over the devices, in parts each."""
+  if value % (num_devices * num_parts):
+    parts = f' times training.gradient_accumulation = {num_parts}' if num_parts > 1 else ''
     raise InputError(
-      f'{path} is {value}; it is not divisible by {num_devices} devices; use '
-      f'{nearest_multiples(value, num_devices)}'
+      f'{path} is {value}; it is not divisible by {num_devices} devices{parts}; use '
+      f'{nearest_multiples(value, num_devices * num_parts)}'
     )
 
 

@@ -28,7 +28,8 @@ def run(config: dict, folder: Path, mode: str) -> None:
   devices = parallel.all_devices()
   for section in ('training', 'evaluation', 'sampling'):
     name = f'{section}.batch_size'
-    schema.check_divisible(name, config[section]['batch_size'], len(devices))
+    num_parts = config[section].get('gradient_accumulation', 1)
+    schema.check_divisible(name, config[section]['batch_size'], len(devices), num_parts)
   parallel.on_primary(lambda: workdir.check(folder, config, mode))
   if mode == 'verify':
     # By the settings that the numbers on record were made with.

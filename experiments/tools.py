@@ -113,6 +113,7 @@ class Tools:
       section['batch_size'],
       section['ema_decay'],
       self.devices,
+      section['gradient_accumulation'],
       self.over_seeds,
     )
 

@@ -151,3 +151,21 @@ def test_normal_is_a_density_of_real_numbers():
 def test_real_numbers_are_not_centred():
   x = np.array([[-3.5, 0.25]], np.float32)
   np.testing.assert_array_equal(likelihoods.center(x, None), x)
+
+
+@pytest.mark.parametrize('size', [5, 16, 784])
+def test_bernoulli_is_the_sum_of_log_sigmoids(size):
+  """Values and gradients, far out in both tails and at zero too."""
+  x, logits = np.random.default_rng(0).normal(size=(2, 3, size)).astype(np.float32)
+  logits = np.concatenate([20 * logits, np.zeros((1, size), np.float32), 1e3 * logits[:1]])
+  x = jnp.asarray(np.concatenate([x, x[:2]]) > 0)
+
+  def plain(logits):
+    return jnp.sum(jax.nn.log_sigmoid(jnp.where(x, logits, -logits)), axis=1)
+
+  def ours(logits):
+    return likelihoods.bernoulli_log_prob(x, logits)
+
+  np.testing.assert_allclose(ours(logits), plain(logits), rtol=1e-6, atol=1e-5)
+  slopes = [jax.grad(lambda logits, f=f: jnp.sum(f(logits)))(logits) for f in (ours, plain)]
+  np.testing.assert_allclose(*slopes, rtol=1e-5, atol=1e-6)

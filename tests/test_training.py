@@ -41,12 +41,14 @@ def initial_state(method: Method) -> training.TrainState:
   return jax.device_get(training.init(jax.random.key(0), method, OPTIMIZER, batch))
 
 
-def train(num_devices, *, state=None, first_step=0, per_dispatch=5, method=None, **options):
+def train(
+  num_devices, *, state=None, first_step=0, per_dispatch=5, method=None, parts=1, **options
+):
   """Trains to NUM_STEPS; returns (final state, metrics {name: [steps]}) as NumPy arrays."""
   method = method or METHOD
   devices = jax.devices()[:num_devices]
   dispatch = training.make_dispatch(
-    method, OPTIMIZER, lambda keys, x: x, BATCH_SIZE, ema_decay=0.9, devices=devices
+    method, OPTIMIZER, lambda keys, x: x, BATCH_SIZE, 0.9, devices, parts
   )
   start = parallel.replicate(initial_state(method) if state is None else state, devices)
   arguments = {'num_steps': NUM_STEPS, 'seed': 0} | options
@@ -132,6 +134,29 @@ def test_resumed_equals_uninterrupted(reference):
   np.testing.assert_array_equal(metrics['loss'], reference[1]['loss'][10:])
 
 
+@pytest.mark.parametrize('num_devices', [1, 4])
+def test_accumulated_gradients_are_those_of_the_whole_batch(reference, num_devices):
+  state, metrics = train(num_devices, parts=4)
+  assert relative_difference(reference[0].variables, state.variables) < 1e-5
+  for name, values in reference[1].items():
+    np.testing.assert_allclose(metrics[name], values, rtol=1e-4)
+
+
+def test_the_state_is_donated():
+  """Its buffers become those of the next state: there is never a second copy."""
+  devices = jax.devices()[:2]
+  dispatch = training.make_dispatch(METHOD, OPTIMIZER, lambda keys, x: x, BATCH_SIZE, 0.9, devices)
+  state = parallel.replicate(initial_state(METHOD), devices)
+  num_bytes = sum(leaf.addressable_data(0).nbytes for leaf in jax.tree.leaves(state))
+  x, label = parallel.replicate((SPLIT.x, SPLIT.label), devices)
+  indices = np.zeros((2, 3, BATCH_SIZE // 2), np.int32)
+  arguments = state, np.int32(0), KEY, x, label, indices
+  analysis = dispatch.lower(*arguments).compile().memory_analysis()
+  assert analysis.alias_size_in_bytes == num_bytes
+  dispatch(*arguments)
+  assert all(leaf.is_deleted() for leaf in jax.tree.leaves(state))
+
+
 def test_steps_per_dispatch_change_nothing(reference):
   state, metrics = train(1, per_dispatch=20)
   assert relative_difference(reference[0].variables, state.variables) < 1e-6
@@ -182,7 +207,7 @@ def test_seeds_train_together_as_they_train_alone():
 
   def train_all(state, key, seed, resident_bytes, over_seeds):
     dispatch, start = (
-      training.make_dispatch(*arguments, over_seeds),
+      training.make_dispatch(*arguments, over_seeds=over_seeds),
       parallel.replicate(state, devices),
     )
     *_, last = training.loop(

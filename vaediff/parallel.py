@@ -173,7 +173,7 @@ def unreplicate(tree):
 
   A copy, not a view: the buffers it comes from may be donated while it is still being written.
   """
-  return jax.tree.map(lambda x: np.array(x.addressable_data(0)[0]), tree)
+  return jax.tree.map(lambda x: np.array(np.asarray(x.addressable_data(0))[0]), tree)
 
 
 def unshard(tree):

@@ -86,10 +86,11 @@ def transport(
 
   def slope(x, log_snr):
     """d x / d log_snr and its divergence, the trace sum_v v J v over the directions v."""
-    x_0, jvp = jax.linearize(lambda x: predict_x_0(x, jnp.full(x.shape[:1], log_snr)), x)
+    x_0, vjp = jax.vjp(lambda x: predict_x_0(x, jnp.full(x.shape[:1], log_snr)), x)
 
     def along(v):
-      return gaussian.sum_event(v * jvp(jnp.broadcast_to(v, x.shape)))
+      v = jnp.broadcast_to(v, x.shape)
+      return gaussian.sum_event(v * vjp(v)[0])
 
     trace = jnp.sum(jax.lax.map(along, directions), axis=0)
     signal = forward_process.signal_scale(log_snr)

@@ -53,10 +53,13 @@ class Progress(NamedTuple):
 
 def init(key, method: Method, optimizer: optax.GradientTransformation, batch: Batch) -> TrainState:
   """The state before the first step. batch: any batch with the right shapes."""
-  variables = jax.jit(method.init)(key, batch)
-  return TrainState(
-    jnp.zeros((), jnp.int32), variables, optimizer.init(variables.params), variables.params
-  )
+
+  def state(key, batch):
+    variables = method.init(key, batch)
+    params = variables.params
+    return TrainState(jnp.zeros((), jnp.int32), variables, optimizer.init(params), params)
+
+  return jax.jit(state)(key, batch)
 
 
 def averaged(state: TrainState) -> Variables:
@@ -71,6 +74,7 @@ def make_dispatch(
   batch_size: int,
   ema_decay: float,
   devices: Sequence[jax.Device],
+  num_microbatches: int = 1,
   over_seeds: bool = False,
 ) -> Callable:
   """Several training steps in one call on all devices.
@@ -79,14 +83,15 @@ def make_dispatch(
     (dynamic binarisation), or the identity.
   batch_size: of the global batch, a multiple of the number of devices.
   ema_decay: of the parameters' moving average; 0 keeps the current parameters.
+  num_microbatches: each device computes the gradient of its share in so many equal parts, one after
+    the other, and adds them up: less memory, and the same step but for the rounding of sums.
+  over_seeds: trains S seeds at once, each on its own with its own key and examples: the state,
+    key, indices, metrics and `finite` then have an axis [S], behind that of the devices.
 
   Returns dispatch(state, first_step, key, x [d, N, ...], label [d, N], indices [d, K, b]) ->
   (state, metrics {name: [d, K]}, finite [d, K, b]), where b = batch_size / D: the K steps that
   follow the first first_step, on the examples with these indices. State and metrics are the same on
   every device; `finite` is whether the terms of an example are. The state passed in is donated.
-
-  over_seeds: trains S seeds at once, each on its own with its own key and examples: the state,
-    key, indices, metrics and `finite` then have an axis [S], behind that of the devices.
 
   A step with a metric that is not finite, and all steps after it, leave the state as it was; so do
   all steps where state.step is not first_step to begin with.
@@ -98,12 +103,15 @@ def make_dispatch(
     observe_keys, loss_keys = random.split(random.example_keys(key, state.step, index))
     batch = Batch(observe(observe_keys, x), label, index)
 
-    def mean_loss(params):
+    def mean_loss(params, keys, batch):
       variables = Variables(params, state.variables.carry)
-      terms = method.loss(variables, loss_keys, batch, state.step)
+      terms = method.loss(variables, keys, batch, state.step)
       return jnp.sum(terms['loss']) / batch_size, terms
 
-    grads, terms = jax.grad(mean_loss, has_aux=True)(state.variables.params)
+    gradient = jax.grad(mean_loss, has_aux=True)
+    if num_microbatches > 1:
+      gradient = accumulated(gradient, num_microbatches)
+    grads, terms = gradient(state.variables.params, loss_keys, batch)
     grads = parallel.sum_over_devices(grads)
     metrics = parallel.sum_over_devices({k: jnp.sum(v) / batch_size for k, v in terms.items()})
     metrics['grad_norm'] = optax.tree.norm(grads)
@@ -133,6 +141,21 @@ def make_dispatch(
   if over_seeds:
     dispatch = jax.vmap(dispatch, in_axes=(0, None, 0, None, None, 0))
   return parallel.pmap(dispatch, devices, in_axes=(0, None, None, 0, 0, 0), donate_argnums=0)
+
+
+def accumulated(gradient: Callable, num_parts: int) -> Callable:
+  """gradient(params, *batch [B, ...]) -> (sum over the batch, [B, ...] of each), part by part."""
+
+  def in_parts(params, *batch):
+    def add(total, part):
+      grads, each = gradient(params, *part)
+      return optax.tree.add(total, grads), each
+
+    parts = jax.tree.map(lambda a: a.reshape(num_parts, -1, *a.shape[1:]), batch)
+    total, each = jax.lax.scan(add, optax.tree.zeros_like(params), parts)
+    return total, jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:]), each)
+
+  return in_parts
 
 
 def update_if(proceeds, update: Callable, state: TrainState) -> TrainState:

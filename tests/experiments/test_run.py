@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from vaediff import data
+
 # In one process, which makes the finished run once.
 pytestmark = pytest.mark.xdist_group('run')
 TINY = '--config=configs/digits_vae.py:tiny'
@@ -18,7 +20,17 @@ def results_of(workdir):
 @pytest.fixture(scope='module')
 def finished(tmp_path_factory, succeed):
   workdir = tmp_path_factory.mktemp('run') / 'w'
-  return workdir, succeed(TINY, f'--workdir={workdir}', is_forked=False)
+  data.load('digits')  # prepared once, from scikit-learn's copy
+  # The interpreter names on stderr what it imports.
+  environment = {'is_forked': False, 'PYTHONPROFILEIMPORTTIME': '1'}
+  return workdir, succeed(TINY, f'--workdir={workdir}', **environment)
+
+
+def test_nothing_heavy_is_imported_that_a_run_does_not_use(finished):
+  imported = {line.split('|')[-1].strip() for line in finished[1].stderr.splitlines()}
+  assert {'jax', 'optax', 'vaediff.training'} <= imported
+  heavy = {'tensorflow', 'sklearn', 'scipy.stats', 'matplotlib', 'pandas', 'ray', 'torchvision'}
+  assert not heavy & imported
 
 
 def test_a_run_leaves_the_files_of_the_contract(finished):

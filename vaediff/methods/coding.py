@@ -12,7 +12,6 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from sklearn.mixture import GaussianMixture
 
 from vaediff import random
 from vaediff.latents import Latent
@@ -84,6 +83,8 @@ def fit_codes(codes: np.ndarray, num_components: int) -> FittedCodes:
   """
   if len(codes) < num_components:
     raise ValueError(f'{len(codes)} codes for {num_components} components; give at least as many')
+  from sklearn.mixture import GaussianMixture  # two seconds to import
+
   mixture = GaussianMixture(num_components, covariance_type='full', random_state=0)
   mixture.fit(np.asarray(codes, np.float64))
   parts = mixture.weights_, mixture.means_, np.linalg.cholesky(mixture.covariances_)

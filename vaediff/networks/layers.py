@@ -3,6 +3,7 @@
 Everything computes in `dtype` with float32 parameters; norm statistics and softmax are float32.
 """
 
+import functools
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -14,7 +15,7 @@ import numpy as np
 
 from vaediff.networks import checks
 
-CONV_IMPLEMENTATIONS = ('lax', 'matmul')
+CONV_IMPLEMENTATIONS = ('lax', 'canonical')
 
 
 def conv(x: jax.Array, kernel: jax.Array, implementation: str | None = None) -> jax.Array:
@@ -22,9 +23,10 @@ def conv(x: jax.Array, kernel: jax.Array, implementation: str | None = None) -> 
 
   x: [B, H, W, Cin]. kernel: [kh, kw, Cin, Cout], kh and kw odd. Returns [B, H, W, Cout].
 
-  implementation 'lax' is XLA's convolution; 'matmul' is one matrix product per kernel row. None
-  takes 'matmul' on CPU, where XLA leaves its fast convolution behind inside `lax.scan` (10-30
-  times slower, jax-ml/jax#12868), and 'lax' elsewhere.
+  implementation 'lax' is XLA's convolution; 'canonical' is the same with gradients of its own, for
+  reverse mode only. None takes 'canonical' on CPU, where XLA has a fast convolution for one order
+  of the axes, and leaves it behind in the gradients of others (inside `lax.scan` that of the kernel
+  is up to 100 times slower, jax-ml/jax#12868), and 'lax' elsewhere.
 
   Raises ValueError for an even kernel, channels that do not match, an unknown implementation.
   """
@@ -37,30 +39,67 @@ def conv(x: jax.Array, kernel: jax.Array, implementation: str | None = None) -> 
       f'{x.shape[3]}; make them equal'
     )
   if implementation is None:
-    implementation = 'matmul' if jax.default_backend() == 'cpu' else 'lax'
+    implementation = 'canonical' if jax.default_backend() == 'cpu' else 'lax'
   checks.one_of(CONV_IMPLEMENTATIONS, implementation=implementation)
+  padding = tuple((size // 2, size // 2) for size in kernel.shape[:2])
   if implementation == 'lax':
-    return jax.lax.conv_general_dilated(
-      x, kernel, (1, 1), 'SAME', dimension_numbers=('NHWC', 'HWIO', 'NHWC')
-    )
-  return _conv_by_products(x, kernel)
+    return _convolve(x, kernel, padding)
+  # XLA's fast convolution on CPU is one of float32.
+  y = _canonical_conv(x.astype(jnp.float32), kernel.astype(jnp.float32), padding)
+  return y.astype(x.dtype)
 
 
-def _conv_by_products(x, kernel):
-  batch, height, width, _ = x.shape
-  kh, kw, _, out_channels = kernel.shape
-  x = jnp.pad(x, ((0, 0), (kh // 2, kh // 2), (kw // 2, kw // 2), (0, 0)))
-  # With the rows outermost, every vertical shift is one contiguous piece of memory: forward and
-  # backward together this runs up to twice as fast as slicing [B, H, W, C].
-  x = x.swapaxes(0, 1)
-  columns = jnp.concatenate([x[:, :, j : j + width] for j in range(kw)], axis=-1)
-  columns = columns.reshape(height + kh - 1, batch * width, -1)
-  y = sum(
-    columns[i : i + height].reshape(height * batch * width, -1)
-    @ kernel[i].reshape(-1, out_channels)
-    for i in range(kh)
+def _convolve(x, kernel, padding):
+  return jax.lax.conv_general_dilated(
+    x, kernel, (1, 1), padding, dimension_numbers=('NHWC', 'HWIO', 'NHWC')
   )
-  return y.reshape(height, batch, width, out_channels).swapaxes(0, 1)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def _canonical_conv(x, kernel, padding):
+  """The convolution whose gradients are such convolutions too, on transposed arrays.
+
+  In x it is that of the cotangent with the flipped kernel, input and output channels exchanged. In
+  the kernel it is that of x with the cotangent, where batch and channels change places: the batch
+  is summed over as input channels are, and the channels of x stand where the batch was.
+  """
+  return _in_order(padding)(x, kernel)
+
+
+def _canonical_conv_forward(x, kernel, padding):
+  return _in_order(padding)(x, kernel), (x, kernel)
+
+
+def _canonical_conv_backward(padding, saved, y_bar):
+  x, kernel = saved
+  flipped = jnp.flip(kernel, (0, 1)).swapaxes(2, 3)
+  kernel_bar = _in_order(padding)(x.transpose(3, 1, 2, 0), y_bar.transpose(1, 2, 0, 3))
+  return _in_order(padding)(y_bar, flipped), kernel_bar.transpose(1, 2, 0, 3)
+
+
+_canonical_conv.defvjp(_canonical_conv_forward, _canonical_conv_backward)
+
+
+@functools.cache
+def _in_order(padding):
+  """`_convolve` of arrays that lie in memory as their axes say; kernels of its own for each of a
+  batch of kernels, where XLA would make groups of channels of them, come one after the other."""
+
+  @jax.custom_batching.custom_vmap
+  def convolve(x, kernel):
+    # Without the barrier XLA takes the transposition of an array into the convolution.
+    return _convolve(*jax.lax.optimization_barrier((x, kernel)), padding)
+
+  @convolve.def_vmap
+  def convolve_many(axis_size, is_batched, x, kernel):
+    if not is_batched[1]:
+      y = convolve(x.reshape(-1, *x.shape[2:]), kernel)
+      return y.reshape(*x.shape[:2], *y.shape[1:]), True
+    if not is_batched[0]:
+      x = jnp.broadcast_to(x, (axis_size, *x.shape))
+    return jax.lax.map(lambda pair: convolve(*pair), (x, kernel)), True
+
+  return convolve
 
 
 class Conv(nn.Module):

@@ -1,0 +1,132 @@
+"""How the time of a step grows, with the exponent of the power that fits it best.
+
+Training of the VAE of `configs/mnist_vae.py` along batch size and width, of diffusion on digits
+along the levels T; the evaluated bound of diffusion along T, all terms of it; and training along
+the number of devices, at one global batch. The devices are virtual ones that share the cores of one
+machine: they show the overhead of devices alone, never a gain.
+"""
+
+import json
+import math
+import os
+import subprocess
+import sys
+
+import jax
+import numpy as np
+
+from benchmarks import timing
+from configs import common, digits_vae
+from experiments.build import build
+from experiments.tools import EVALUATE, TRAIN, Tools
+from vaediff import data, parallel, training
+
+BATCH_SIZES, WIDTHS, LEVELS, DEVICES = (
+  (32, 128, 512, 2048),
+  (100, 400, 1600),
+  (10, 40, 160),
+  (
+    1,
+    2,
+    4,
+    8,
+  ),
+)
+NUM_STEPS = 20
+
+
+def run(num_turns: int) -> dict[str, list[dict]]:
+  """A row for each size, and a table of exponents."""
+  calls = {('batch size', size): _training(_vae(batch_size=size)) for size in BATCH_SIZES}
+  calls |= {('width', width): _training(_vae(width=width)) for width in WIDTHS}
+  calls |= {('T, training', T): _training(_diffusion(T)) for T in LEVELS}
+  calls |= {('T, evaluation', T): _evaluation(_diffusion(T)) for T in LEVELS}
+  seconds = timing.by_turns(calls, num_turns)
+  for devices in DEVICES:
+    seconds['virtual devices', devices] = _on_devices(devices, num_turns)
+  rows = []
+  for (name, size), values in seconds.items():
+    timed = timing.summarize([1e3 * value for value in values])
+    unit = 1 if name == 'T, evaluation' else NUM_STEPS
+    rows.append(
+      {
+        'along': name,
+        'size': size,
+        'ms': timed.median / unit,
+        'lower quartile': timed.lower / unit,
+        'upper quartile': timed.upper / unit,
+      }
+    )
+  return {'Time': rows, 'Exponents': _exponents(rows)}
+
+
+def _exponents(rows: list[dict]) -> list[dict]:
+  """Of the power of the size that fits the medians best, in logarithms."""
+  found = {}
+  for row in rows:
+    found.setdefault(row['along'], []).append((math.log(row['size']), math.log(row['ms'])))
+  return [
+    {'along': name, 'exponent': float(np.polyfit(*np.transpose(points), deg=1)[0])}
+    for name, points in found.items()
+  ]
+
+
+def _vae(batch_size: int = 128, width: int = 400) -> dict:
+  config = digits_vae.get_config().to_dict()
+  config['training']['batch_size'] = batch_size
+  for section in ('encoder', 'decoder'):
+    config[section]['widths'] = (width,)
+  return config
+
+
+def _diffusion(T: int) -> dict:
+  config = common.diffusion('digits').to_dict()
+  config['schedule']['T'] = T
+  config['denoiser'].update(widths=(16, 32))
+  config['training']['batch_size'] = 32
+  config['evaluation']['batch_size'] = 64
+  return config
+
+
+def _training(config: dict):
+  """A call of NUM_STEPS steps."""
+  devices = jax.devices()
+  tools = Tools(build(config), config, None, devices)
+  dispatches = training.loop(
+    tools.dispatch,
+    parallel.replicate(tools.initial_state(), devices),
+    tools.key(TRAIN),
+    tools.experiment.dataset.train,
+    first_step=0,
+    num_steps=NUM_STEPS * 10**5,
+    steps_per_dispatch=NUM_STEPS,
+    batch_size=config['training']['batch_size'],
+    seed=0,
+    devices=devices,
+  )
+  return lambda: next(dispatches).metrics
+
+
+def _evaluation(config: dict):
+  """A call of the whole bound for one batch."""
+  tools = Tools(build(config), config, None, jax.devices())
+  split = tools.experiment.dataset.evaluation
+  split = data.Split(split.name, split.x[:64], split.label[:64])
+  variables = parallel.replicate(training.averaged(tools.initial_state()), tools.devices)
+  return lambda: tools.scores(variables, tools.key(EVALUATE), split)
+
+
+def _on_devices(num_devices: int, num_turns: int) -> list[float]:
+  """Seconds of each turn on so many virtual devices, in a process of its own."""
+  done = subprocess.run(
+    [sys.executable, '-m', 'benchmarks.growth', str(num_turns)],
+    env={**os.environ, 'XLA_FLAGS': f'--xla_force_host_platform_device_count={num_devices}'},
+    stdout=subprocess.PIPE,
+    text=True,
+    check=True,
+  )
+  return json.loads(done.stdout)
+
+
+if __name__ == '__main__':
+  print(json.dumps(timing.by_turns({'step': _training(_vae())}, int(sys.argv[1]))['step']))
