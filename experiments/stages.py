@@ -23,6 +23,7 @@ NUM_FRAMES, FRAME_MILLISECONDS = 60, 60
 
 def run(config: dict, folder: Path, mode: str) -> None:
   """Runs `mode` of the experiment in its workdir; `train` goes on to evaluate and to sample."""
+  parallel.check_equal({'mode': mode} | workdir.identity(config))
   devices = parallel.all_devices()
   for section in ('training', 'evaluation', 'sampling'):
     name = f'{section}.batch_size'
