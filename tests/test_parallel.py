@@ -67,5 +67,5 @@ def test_processes_that_say_different_things_are_named(monkeypatch):
     parallel.check_equal(said[1])
   with pytest.raises(InputError, match='processes 1 of 3 have another optax'):
     parallel.check_equal(said[2])
-  with pytest.raises(InputError, match='processes 1, 3 of 4 .*this is process 3, which has 2;'):
+  with pytest.raises(InputError, match=r'processes 1, 3 of 4 .*this is process 3, which has 2;'):
     parallel.check_equal(said[3])
