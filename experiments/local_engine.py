@@ -9,12 +9,13 @@ import collections
 import os
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from experiments import workdir
+from experiments import storage, workdir
 from experiments.trial import STOP_SECONDS
 from experiments.trials import Trial
 from vaediff.errors import InputError
@@ -82,7 +83,7 @@ def start(
   log_name: str = workdir.LOG,
 ) -> subprocess.Popen:
   """Starts the trial of a workdir, which has its config; what it says goes to its log."""
-  with (folder / log_name).open('w') as log:
+  with log_of(folder, log_name).open('w') as log:
     return subprocess.Popen(
       [*COMMAND, f'--workdir={folder}', *arguments],
       env=os.environ | environment,
@@ -92,6 +93,13 @@ def start(
       # So that it is this process, and no terminal, that tells it to stop.
       start_new_session=True,
     )
+
+
+def log_of(folder: Path, name: str = workdir.LOG) -> Path:
+  """What a trial says: in its workdir, or of one on object storage among this machine's own."""
+  if storage.is_remote(folder):
+    return Path(tempfile.gettempdir()) / f'{folder.name}_{name}'
+  return folder / name
 
 
 def stop(processes: Sequence[subprocess.Popen]) -> None:
@@ -120,7 +128,7 @@ def reason(status: int, folder: Path) -> str:
   """Why a trial has failed, in one line: what it said last."""
   if status < 0:
     return f'killed by signal {-status}, {NUM_RETRIES + 1} times'
-  lines = (folder / workdir.LOG).read_text(errors='replace').split('\n')
+  lines = log_of(folder).read_text(errors='replace').split('\n')
   said = [line.strip() for line in lines if line.strip()] or ['nothing']
   errors = [line for line in said if line.startswith('error: ')]
   return f'status {status}: {(errors or said)[-1].removeprefix("error: ")}'

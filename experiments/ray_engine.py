@@ -33,7 +33,7 @@ from ray.train.collective import broadcast_from_rank_zero
 from ray.train.v2.jax import JaxConfig, JaxTrainer
 from ray.tune.schedulers import ASHAScheduler
 
-from experiments import local_engine, workdir
+from experiments import local_engine, storage, workdir
 from experiments.trials import Trial
 from vaediff.errors import InputError
 
@@ -78,7 +78,8 @@ def run(
   try:
     if 'RAY_ADDRESS' not in os.environ:  # other clusters may grow
       _check_room(resources)
-    _tune(trials, resources, folder.absolute(), num_workers, report, early_stopping)
+    folder = folder if storage.is_remote(folder) else folder.absolute()
+    _tune(trials, resources, folder, num_workers, report, early_stopping)
   finally:
     ray.shutdown()
 

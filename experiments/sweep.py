@@ -30,7 +30,7 @@ import jax
 from absl import flags
 from tqdm import tqdm
 
-from experiments import costs, local_engine, preemption, schema, summary, trials, workdir
+from experiments import costs, local_engine, preemption, schema, storage, summary, trials, workdir
 from experiments.trials import Sweep, Trial
 from vaediff import reporting
 from vaediff.errors import InputError
@@ -63,7 +63,7 @@ def main(argv: Sequence[str]) -> int:
       print('\n'.join(plan(expanded)))
       return 0
     with preemption.Guard():
-      return 1 if run(sweep, expanded, Path(WORKDIR.value)) else 0
+      return 1 if run(sweep, expanded, storage.path(WORKDIR.value)) else 0
   except InputError as error:
     print(f'error: {" ".join(str(error).split())}', file=sys.stderr)
     return 2
@@ -186,7 +186,7 @@ class Progress:
       except InputError as error:
         state, text = 'failed', str(error)
     if state == 'stopped':
-      (self._folder / name / _STOPPED).touch()
+      (self._folder / name / _STOPPED).write_text('')
     if state == 'failed':
       self.errors[name] = text
       self._bar.write(

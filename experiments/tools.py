@@ -22,10 +22,17 @@ class Tools:
   """What the stages of a run share: each function is compiled when it is first called, and once."""
 
   def __init__(
-    self, experiment: Experiment, config: dict, folder: Path, devices: Sequence[jax.Device]
+    self,
+    experiment: Experiment,
+    config: dict,
+    folder: Path,
+    devices: Sequence[jax.Device],
+    publish: Callable[[], None] | None = None,
   ):
+    """publish: has all see what has been written to the folder, where that is not enough."""
     self.experiment, self.method = experiment, experiment.method
     self.config, self.folder, self.devices = config, folder, devices
+    self.publish = publish or (lambda: None)
 
   def key(self, stream: int) -> jax.Array:
     """The key of a stream of random numbers."""

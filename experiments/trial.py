@@ -16,6 +16,8 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from experiments import storage
+
 # How long a trial may take to save and stop.
 STOP_SECONDS = 60
 _POLL_SECONDS = 0.1
@@ -25,7 +27,8 @@ def main(argv: Sequence[str]) -> int:
   """Runs the program; returns the exit status, or ends by the signal that stopped it."""
   threading.Thread(target=_end_with_the_sweep, daemon=True).start()
   (workdir,) = (a.partition('=')[2] for a in argv if a.startswith('--workdir='))
-  _wait_for_lock(Path(workdir) / '.lock')
+  if not storage.is_remote(storage.path(workdir)):
+    _wait_for_lock(Path(workdir) / '.lock')
   from experiments import run  # not at the top: its options are not those of the sweep
 
   return run.main(argv)

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from experiments import schema
+from experiments import schema, storage
 from vaediff import reporting
 from vaediff.errors import InputError
 
@@ -80,8 +80,15 @@ def locked(workdir: Path) -> Iterator[None]:
   """Has the workdir, which is made where it is not there, for as long as the block runs.
 
   Raises InputError where it cannot be written, and where another process has it. The lock is the
-  operating system's (flock), which ends with the process whatever ends it.
+  operating system's (flock), which ends with the process whatever ends it; object storage has none.
   """
+  if storage.is_remote(workdir):
+    try:
+      (workdir / '.lock').write_text('')
+    except Exception as error:  # the clients of object storage share no base class
+      raise InputError(f'--workdir={workdir} cannot be written ({error})') from error
+    yield
+    return
   try:
     workdir.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryFile(dir=workdir):
