@@ -6,7 +6,7 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from experiments import workdir
+from experiments import storage, workdir
 from experiments.build import build
 from experiments.tools import EVALUATE, SAMPLE, Tools
 from vaediff import data, forward_process, gaussian, likelihoods, parallel, training
@@ -201,8 +201,12 @@ def check(config: dict, dataset: data.Dataset) -> None:
 
 def _classifier_config(config: dict) -> dict:
   """The config of the classifier that a config names."""
-  folder = Path(config['quality']['classifier'])
+  folder = storage.path(config['quality']['classifier'])
   remedy = 'quality.classifier names the workdir of a finished classifier of the same data'
+  if storage.checkpoints(folder, Path()) != folder / 'checkpoints':
+    raise InputError(
+      f'quality.classifier is {folder}, where checkpoints are not read from; copy it to a folder'
+    )
   try:
     found = workdir.read_config(folder)
   except InputError as error:
@@ -226,7 +230,8 @@ def _classifier_config(config: dict) -> dict:
 
 def _load_classifier(tools: Tools) -> Callable:
   """pictures [N, H, W, C] -> {'features': [N, F], 'log_probs': [N, C]}."""
-  config, folder = _classifier_config(tools.config), Path(tools.config['quality']['classifier'])
+  config = _classifier_config(tools.config)
+  folder = storage.path(tools.config['quality']['classifier'])
   # Pictures come observed already: they are described as they are.
   experiment = build(config)._replace(observe=lambda keys, x: x)
   classifier = Tools(experiment, config, folder, tools.devices)

@@ -5,12 +5,10 @@
 `experiments.run` without --config means this.
 """
 
-from pathlib import Path
-
 from ml_collections import ConfigDict
 
-from experiments import workdir
+from experiments import storage, workdir
 
 
 def get_config(folder: str = ''):
-  return ConfigDict(workdir.read_config(Path(folder)))
+  return ConfigDict(workdir.read_config(storage.path(folder)))

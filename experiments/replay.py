@@ -129,7 +129,7 @@ def _replay(tools: Tools, path: Path, place: int) -> None:
 
 def _read(path: Path, template: training.TrainState) -> tuple[Failure, training.TrainState]:
   try:
-    with np.load(path, allow_pickle=False) as file:
+    with path.open('rb') as opened, np.load(opened, allow_pickle=False) as file:
       arrays = dict(file)
     failure = Failure(**json.loads(str(arrays.pop(_FAILURE))))
   except Exception as error:  # NumPy, zipfile and JSON share no base class

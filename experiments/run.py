@@ -24,7 +24,7 @@ from pathlib import Path
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
-from experiments import preemption, schema
+from experiments import preemption, schema, storage
 from vaediff import parallel
 from vaediff.errors import InputError, RunError
 
@@ -59,7 +59,7 @@ def main(argv: Sequence[str]) -> int:
       parallel.start_processes()
       if not parallel.is_primary():
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the primary says it
-    stages.run(config, Path(WORKDIR.value), MODE.value)
+    stages.run(config, storage.path(WORKDIR.value), MODE.value)
   except InputError as error:
     return _fail(2, error)
   except (RunError, FloatingPointError) as error:
@@ -118,7 +118,9 @@ def _option(argv: Sequence[str], name: str) -> str | None:
 def _with_recorded_config(argv: Sequence[str]) -> Sequence[str]:
   """The command line; without --config, with the config that the workdir holds, if it does."""
   workdir = _option(argv, 'workdir')
-  if _option(argv, 'config') or not workdir or not (Path(workdir) / 'config.json').is_file():
+  if _option(argv, 'config') or not workdir:
+    return argv
+  if not (storage.path(workdir) / 'config.json').exists():
     return argv
   recorded = Path(__file__).with_name('recorded.py')
   return [argv[0], f'--config={recorded}:{workdir}', *argv[1:]]

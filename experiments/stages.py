@@ -9,7 +9,7 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from experiments import measures, preemption, replay, schema, verification, workdir
+from experiments import measures, preemption, replay, schema, storage, verification, workdir
 from experiments.build import build
 from experiments.tools import TRAIN, Tools
 from vaediff import parallel, reporting, training
@@ -25,6 +25,7 @@ NUM_FRAMES, FRAME_MILLISECONDS = 60, 60
 
 def run(config: dict, folder: Path, mode: str) -> None:
   """Runs `mode` of the experiment in its workdir; `train` goes on to evaluate and to sample."""
+  parallel.check_equal({'mode': mode} | workdir.identity(config))
   devices = parallel.all_devices()
   for section in ('training', 'evaluation', 'sampling'):
     name = f'{section}.batch_size'
@@ -51,11 +52,13 @@ def run(config: dict, folder: Path, mode: str) -> None:
     _check_all_living(workdir.failed_seeds(folder))
     return
   with contextlib.ExitStack() as stack:
-    # What the other processes write comes to nothing.
-    own = folder
-    if not parallel.is_primary():
+    if parallel.is_primary():
+      names = (replay.FILE, *workdir.FILES)
+      own, publish = stack.enter_context(storage.local_copy(folder, names))
+    else:  # what the other processes write comes to nothing
       own = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-    tools = Tools(experiment, config, own, devices)
+      publish = None
+    tools = Tools(experiment, config, own, devices, publish)
     template = tools.initial_state()
     if mode == 'replay':
       replay.replay(tools, folder)
@@ -65,7 +68,7 @@ def run(config: dict, folder: Path, mode: str) -> None:
       parallel.on_primary(lambda: stack.enter_context(workdir.claimed(folder, config)))
     guard = stack.enter_context(preemption.Guard())
     checkpoints = stack.enter_context(
-      Checkpoints(folder / 'checkpoints', read_only=mode != 'train')
+      Checkpoints(storage.checkpoints(folder, own), read_only=mode != 'train')
     )
     with guard.deferred():  # a stop inside could be taken for damage
       step, state = checkpoints.restore_newest(template) or (0, template)
@@ -157,6 +160,8 @@ def train(
         if is_saved or stops:
           reporter.write_cost(num_steps)
           reporter.sync()
+          checkpoints.wait()
+          tools.publish()
           checkpoints.save(step, state)
         if stops:
           checkpoints.wait()

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from experiments import storage
 from vaediff.errors import InputError
 
 # Columns, where at least one of the runs has them.
@@ -30,7 +31,7 @@ def main(workdirs: Sequence[str]) -> int:
   try:
     if not workdirs:
       raise InputError('no workdir is given; usage: python -m experiments.table WORKDIR ...')
-    print('\n'.join(table([Path(workdir) for workdir in workdirs])))
+    print('\n'.join(table([storage.path(workdir) for workdir in workdirs])))
   except InputError as error:
     print(f'error: {error}', file=sys.stderr)
     return 2

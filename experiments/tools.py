@@ -37,10 +37,13 @@ class Tools:
     config: dict,
     folder: Path,
     devices: Sequence[jax.Device],
+    publish: Callable[[], None] | None = None,
     failed: Mapping[int, int] = types.MappingProxyType({}),
   ):
+    """publish: has all see what has been written to the folder, where that is not enough."""
     self.experiment, self.method = experiment, experiment.method
     self.config, self.folder, self.devices = config, folder, devices
+    self.publish = publish or (lambda: None)
     self.failed, self.over_seeds = failed, config['seeds'] > 1
     self.seeds = [seed for seed in all_seeds(config) if seed not in failed]
 
@@ -99,7 +102,7 @@ class Tools:
       return self, state
     failed = {s: int(at) + 1 for s, at in zip(self.seeds, steps, strict=True) if at != step}
     left = jax.tree.map(lambda leaf: leaf[steps == step], parallel.unreplicate(state))
-    tools = Tools(self.experiment, self.config, self.folder, self.devices, failed)
+    tools = Tools(self.experiment, self.config, self.folder, self.devices, self.publish, failed)
     return tools, parallel.replicate(left, self.devices)
 
   @functools.cached_property

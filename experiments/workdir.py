@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from experiments import schema
+from experiments import schema, storage
 from vaediff import reporting
 from vaediff.errors import InputError
 
@@ -36,6 +36,8 @@ FREE_AFTER_TRAINING = (
 # What a run writes.
 FOLDERS = ('checkpoints', 'tensorboard')
 FILES = ('config.json', 'metrics.jsonl', 'cost.json', 'results.json', 'samples.npz', 'samples.png')
+# What the trial of a sweep has said.
+LOG = 'log.txt'
 # Packages whose version the numbers may depend on.
 PACKAGES = ('jaxlib', 'flax', 'optax', 'numpy', 'scipy', 'scikit-learn')
 
@@ -57,8 +59,7 @@ def check(workdir: Path, config: dict, mode: str) -> None:
 def claimed(workdir: Path, config: dict) -> Iterator[None]:
   """Makes the workdir this config's own, and this process's for as long as the block runs.
 
-  Raises InputError where it cannot be written, and where another process has it. The lock is the
-  operating system's (flock), which ends with the process whatever ends it.
+  Raises InputError as `locked` does, and where something else is in the place of its files.
   """
   path = workdir / 'config.json'
   for names, kind, is_in_the_way in (
@@ -68,6 +69,26 @@ def claimed(workdir: Path, config: dict) -> Iterator[None]:
     for name in names:
       if is_in_the_way(workdir / name):
         raise InputError(f'{workdir / name} has to be a {kind}; move what is there away')
+  with locked(workdir):
+    if not path.exists():
+      reporting.write_json(path, config)
+    yield
+
+
+@contextlib.contextmanager
+def locked(workdir: Path) -> Iterator[None]:
+  """Has the workdir, which is made where it is not there, for as long as the block runs.
+
+  Raises InputError where it cannot be written, and where another process has it. The lock is the
+  operating system's (flock), which ends with the process whatever ends it; object storage has none.
+  """
+  if storage.is_remote(workdir):
+    try:
+      (workdir / '.lock').write_text('')
+    except Exception as error:  # the clients of object storage share no base class
+      raise InputError(f'--workdir={workdir} cannot be written ({error})') from error
+    yield
+    return
   try:
     workdir.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryFile(dir=workdir):
@@ -84,8 +105,6 @@ def claimed(workdir: Path, config: dict) -> Iterator[None]:
       raise InputError(
         f'--workdir={workdir} is in use by another process; wait for its end, or choose another'
       ) from error
-    if not path.exists():
-      reporting.write_json(path, config)
     yield
 
 
@@ -164,6 +183,15 @@ def provenance(config: dict) -> dict[str, Any]:
     'versions': versions(),
     'config': config,
   }
+
+
+def identity(config: dict) -> dict[str, str]:
+  """What all processes of a run have to have in common."""
+  import jax
+
+  fields = schema.flatten(config) | {'data.data_dir': ''}
+  digest = hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()
+  return {'config': digest, 'commit': commit(), 'jax': jax.__version__} | versions()
 
 
 def devices() -> str:

@@ -27,6 +27,7 @@ LAYERS = [
   ['vaediff.evaluation.*', 'vaediff.evaluation', 'vaediff.training', 'vaediff.checkpoints'],
   ['vaediff.reporting', 'vaediff'],
   ['experiments.*', 'experiments', 'configs.*', 'configs'],
+  ['configs.sweeps.*', 'configs.sweeps'],
 ]
 
 

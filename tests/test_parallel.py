@@ -3,8 +3,10 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from vaediff import parallel
+from vaediff.errors import InputError
 
 DEVICES = jax.devices()[:4]
 
@@ -46,3 +48,24 @@ def test_sum_gather_and_index():
   np.testing.assert_array_equal(total, x.sum())
   np.testing.assert_array_equal(gathered, np.broadcast_to(x, (4, 8)))
   np.testing.assert_array_equal(index, np.arange(4))
+
+
+def test_processes_that_say_different_things_are_named(monkeypatch):
+  """Process after process is added; the second and the fourth have another version."""
+  said = [{'config': 'c', 'optax': optax} for optax in ('1', '2', '1', '2')]
+  digests = []
+
+  def gather(own):
+    digests.append(own)
+    return np.array(digests)
+
+  monkeypatch.setattr(parallel, 'is_alone', lambda: False)
+  monkeypatch.setattr(parallel.multihost_utils, 'process_allgather', gather)
+  monkeypatch.setattr(jax, 'process_index', lambda: 3)
+  parallel.check_equal(said[0])
+  with pytest.raises(InputError, match='processes 1 of 2 have another optax than process 0'):
+    parallel.check_equal(said[1])
+  with pytest.raises(InputError, match='processes 1 of 3 have another optax'):
+    parallel.check_equal(said[2])
+  with pytest.raises(InputError, match=r'processes 1, 3 of 4 .*this is process 3, which has 2;'):
+    parallel.check_equal(said[3])

@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
+from etils import epath
 
 from vaediff import parallel
 from vaediff.errors import InputError, RunError
@@ -34,8 +35,11 @@ class Checkpoints:
   With read_only nothing in the folder is changed.
   """
 
-  def __init__(self, directory: Path, keep: int = 2, *, read_only: bool = False):
-    self._directory, self._keep, self._read_only = Path(directory).absolute(), keep, read_only
+  def __init__(self, directory: Path | epath.Path, keep: int = 2, *, read_only: bool = False):
+    # On object storage, as gs://BUCKET/RUN/checkpoints, or in a folder.
+    self._is_remote = not isinstance(directory, Path)
+    self._directory = epath.Path(directory if self._is_remote else directory.absolute())
+    self._keep, self._read_only = keep, read_only
     self._manager = self._open(keep)
 
   def save(self, step: int, replicated_state: Any) -> None:
@@ -122,6 +126,8 @@ class Checkpoints:
 
   def _check_room(self, step: int, num_bytes: int) -> None:
     """Raises RunError where a state of this size does not fit beside what else is written."""
+    if self._is_remote:
+      return
     free = shutil.disk_usage(self._directory).free
     if free < 1.5 * num_bytes + _SPARE_BYTES:
       raise RunError(
@@ -181,7 +187,7 @@ class Checkpoints:
       folder = self._directory.parent / 'damaged'
       folder.mkdir(exist_ok=True)
       for step in steps:
-        shutil.rmtree(folder / str(step), ignore_errors=True)
+        (folder / str(step)).rmtree(missing_ok=True)
         (self._directory / str(step)).rename(folder / str(step))
 
     parallel.on_primary(move)

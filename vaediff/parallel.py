@@ -10,8 +10,9 @@ on the host is global; arrays on devices have a leading axis of this process's o
 d below, where D counts all.
 """
 
+import hashlib
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TypeVar
 
 import jax
@@ -115,6 +116,26 @@ def agree(flag: bool) -> bool:
   if is_alone():
     return flag
   return bool(multihost_utils.broadcast_one_to_all(np.asarray(flag)))
+
+
+def check_equal(facts: Mapping[str, str]) -> None:
+  """Checks that all processes say the same: facts {what: value}, with the same names for all.
+
+  Raises InputError on every process where they do not, with the first fact that differs.
+  """
+  if is_alone():
+    return
+  own = [list(hashlib.sha256(value.encode()).digest()) for value in facts.values()]
+  digests = multihost_utils.process_allgather(np.array(own, np.uint8))  # [P, facts, 32]
+  differs = (digests != digests[0]).any(axis=-1)
+  for i, (name, value) in enumerate(facts.items()):
+    others = np.flatnonzero(differs[:, i])
+    if others.size:
+      raise InputError(
+        f'processes {", ".join(map(str, others))} of {len(digests)} have another {name} than '
+        f'process 0; this is process {jax.process_index()}, which has {value}; start all with the '
+        'same command, code and packages'
+      )
 
 
 def pmap(f: Callable, devices: Sequence[jax.Device], in_axes=0, donate_argnums=()) -> Callable:

@@ -159,7 +159,13 @@ def write_json(path: Path, value) -> None:
 
 @contextlib.contextmanager
 def replacing(path: Path):
-  """Yields a temporary path beside `path`, renamed to it if the block succeeds, else removed."""
+  """Yields a temporary path beside `path`, renamed to it if the block succeeds, else removed.
+
+  On object storage the path itself: what is written there once is whole, or not there.
+  """
+  if not isinstance(path, Path):
+    yield path
+    return
   temporary = path.with_name(f'.{path.name}.tmp')
   try:
     yield temporary

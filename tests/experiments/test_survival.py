@@ -65,8 +65,8 @@ def program(run):
   return program
 
 
-def start_two(*arguments) -> list[subprocess.Popen]:
-  """Two processes of two devices each."""
+def start_two(*arguments, **environment) -> list[subprocess.Popen]:
+  """Two processes of two devices each; the environment is of the second one alone."""
   with contextlib.closing(socket.socket()) as free:
     free.bind(('localhost', 0))
     address = f'localhost:{free.getsockname()[1]}'
@@ -78,6 +78,7 @@ def start_two(*arguments) -> list[subprocess.Popen]:
       JAX_COORDINATOR_ADDRESS=address,
       JAX_NUM_PROCESSES='2',
       JAX_PROCESS_ID=str(process),
+      **(environment if process else {}),
     )
     for process in range(2)
   ]
@@ -192,6 +193,20 @@ def test_several_processes_refuse_wrong_input_together(one):
   lines = [error(finish(process, status=2)[1]) for process in start_two(*arguments)]
   assert lines[0] == lines[1]
   assert 'optimizer.learning_rate' in lines[0]
+
+
+def test_processes_of_other_packages_are_refused(tmp_path):
+  """Each says what it has itself."""
+  (tmp_path / 'sitecustomize.py').write_text(
+    'import importlib.metadata as m\nversion = m.version\n'
+    'm.version = lambda name: "0.0.1" if name == "optax" else version(name)\n'
+  )
+  processes = start_two(*CONFIG, f'--workdir={tmp_path}/w', PYTHONPATH=f'{tmp_path}:{ROOT}')
+  lines = [error(finish(process, status=2)[1]) for process in processes]
+  for i, line in enumerate(lines):
+    assert f'processes 1 of 2 have another optax than process 0; this is process {i}' in line
+  assert 'which has 0.0.1;' in lines[1]
+  assert not (tmp_path / 'w').exists()
 
 
 def test_the_others_end_when_one_process_dies(tmp_path):
