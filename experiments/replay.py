@@ -6,13 +6,14 @@ seeds each has a file of its own, W/replay_SEED.npz.
 """
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
 import jax
 import numpy as np
 
-from experiments.tools import TRAIN, Tools
+from experiments.tools import TRAIN, Tools, all_seeds
 from vaediff import data, parallel, reporting, training
 from vaediff.errors import InputError, RunError
 
@@ -75,9 +76,10 @@ def write(path: Path, before: training.TrainState, failure: Failure) -> None:
     np.savez(file, **{_FAILURE: json.dumps(failure._asdict())}, **arrays)
 
 
-def file_name(tools: Tools, place: int) -> str:
-  """The file of the seed at this place."""
-  return f'replay_{tools.seeds[place]}.npz' if tools.over_seeds else 'replay.npz'
+def file_names(config: Mapping) -> dict[int, str]:
+  """{seed: its file} of a config."""
+  seeds = all_seeds(config)
+  return {seed: f'replay_{seed}.npz' if len(seeds) > 1 else 'replay.npz' for seed in seeds}
 
 
 def replay(tools: Tools, folder: Path) -> None:
@@ -86,10 +88,10 @@ def replay(tools: Tools, folder: Path) -> None:
   Prints what was wrong, example by example. Raises InputError where there is no such file for this
   config, RunError where a step goes otherwise than it did.
   """
-  places = range(len(tools.seeds))
-  there = [place for place in places if (folder / file_name(tools, place)).exists()]
-  for place in there or places[:1]:
-    _replay(tools, folder / file_name(tools, place), place)
+  paths = [folder / name for name in file_names(tools.config).values()]
+  there = [place for place, path in enumerate(paths) if path.exists()]
+  for place in there or [0]:
+    _replay(tools, paths[place], place)
 
 
 def _replay(tools: Tools, path: Path, place: int) -> None:

@@ -53,12 +53,12 @@ def run(config: dict, folder: Path, mode: str) -> None:
     return
   with contextlib.ExitStack() as stack:
     if parallel.is_primary():
-      names = (replay.FILE, *workdir.FILES)
+      names = (*replay.file_names(config).values(), *workdir.FILES)
       own, publish = stack.enter_context(storage.local_copy(folder, names))
     else:  # what the other processes write comes to nothing
       own = Path(stack.enter_context(tempfile.TemporaryDirectory()))
       publish = None
-    tools = Tools(experiment, config, own, devices, publish)
+    tools = Tools(experiment, config, own, devices, publish, folder)
     template = tools.initial_state()
     if mode == 'replay':
       replay.replay(tools, folder)
@@ -312,12 +312,13 @@ def _keep_failure(
   """
   before = tools.unstack(parallel.unreplicate(newest_state))[place]
   finite = tools.unstack(done.finite, axis=1)[place][:, step]
-  failure = replay.find(tools.of_seed(tools.seeds[place]), before, metrics, finite)
-  replay.write(tools.folder / replay.file_name(tools, place), before, failure)
-  text = f'{failure.message()}; see it again: {replay.COMMAND.format(tools.folder)}'
+  seed = tools.seeds[place]
+  failure = replay.find(tools.of_seed(seed), before, metrics, finite)
+  replay.write(tools.folder / replay.file_names(tools.config)[seed], before, failure)
+  text = f'{failure.message()}; see it again: {replay.COMMAND.format(tools.kept_in)}'
   if not tools.over_seeds:
     raise RunError(text)
-  logging.getLogger(__name__).warning('seed %d goes no further: %s', tools.seeds[place], text)
+  logging.getLogger(__name__).warning('seed %d goes no further: %s', seed, text)
   return failure.step
 
 

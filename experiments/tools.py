@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from experiments import storage
 from experiments.build import Experiment
 from vaediff import data, parallel, training
 from vaediff.evaluation.samples import make_sampler
@@ -38,12 +39,16 @@ class Tools:
     folder: Path,
     devices: Sequence[jax.Device],
     publish: Callable[[], None] | None = None,
+    kept_in: storage.Folder | None = None,
     failed: Mapping[int, int] = types.MappingProxyType({}),
   ):
-    """publish: has all see what has been written to the folder, where that is not enough."""
+    """publish: has all see what has been written to the folder, where that is not enough.
+
+    kept_in: the workdir as the user knows it, where the folder is a copy of it.
+    """
     self.experiment, self.method = experiment, experiment.method
     self.config, self.folder, self.devices = config, folder, devices
-    self.publish = publish or (lambda: None)
+    self.publish, self.kept_in = publish or (lambda: None), kept_in or folder
     self.failed, self.over_seeds = failed, config['seeds'] > 1
     self.seeds = [seed for seed in all_seeds(config) if seed not in failed]
 
@@ -102,7 +107,9 @@ class Tools:
       return self, state
     failed = {s: int(at) + 1 for s, at in zip(self.seeds, steps, strict=True) if at != step}
     left = jax.tree.map(lambda leaf: leaf[steps == step], parallel.unreplicate(state))
-    tools = Tools(self.experiment, self.config, self.folder, self.devices, self.publish, failed)
+    tools = Tools(
+      self.experiment, self.config, self.folder, self.devices, self.publish, self.kept_in, failed
+    )
     return tools, parallel.replicate(left, self.devices)
 
   @functools.cached_property
