@@ -35,6 +35,7 @@ from experiments import (
   plan,
   preemption,
   schema,
+  search,
   storage,
   summary,
   trials,
@@ -67,12 +68,11 @@ def main(argv: Sequence[str]) -> int:
   jax.config.update('jax_platforms', 'cpu')  # accelerators are for the trials
   try:
     sweep = parse(argv)
-    expanded = trials.expand(sweep)
     if DRY_RUN.value:
-      print('\n'.join(forecast(sweep, expanded)))
+      print('\n'.join(forecast(sweep, next(search.rounds(sweep, {})))))
       return 0
     with preemption.Guard():
-      return 1 if run(sweep, expanded, storage.path(WORKDIR.value)) else 0
+      return 1 if run(sweep, storage.path(WORKDIR.value)) else 0
   except InputError as error:
     print(f'error: {" ".join(str(error).split())}', file=sys.stderr)
     return 2
@@ -148,15 +148,21 @@ def _devices(resources: Mapping) -> tuple[str, int]:
   return kind or plan.HERE, each * resources['hosts']
 
 
-def run(sweep: Sweep, expanded: Sequence[Trial], folder: Path) -> int:
+def run(sweep: Sweep, folder: Path) -> int:
   """Runs the trials that are not done, and writes the table; returns how many have failed."""
   engine = _engine(sweep)
-  with workdir.locked(folder), Progress(sweep, expanded, folder / 'trials') as progress:
-    waiting = [trial for trial in expanded if progress.states[trial.name] == 'waiting']
-    for trial in waiting:
-      (folder / 'trials' / trial.name).mkdir(parents=True, exist_ok=True)
-      reporting.write_json(folder / 'trials' / trial.name / 'config.json', trial.config)
-    engine(waiting, sweep.resources, folder / 'trials', WORKERS.value, progress.report)
+  progress, expanded = Progress(sweep, folder / 'trials'), []
+  rounds = search.rounds(sweep, progress.collected)
+  trials_of_round = next(rounds)  # nothing is written where it is not in order
+  with workdir.locked(folder), progress:
+    while trials_of_round:
+      expanded += trials_of_round
+      waiting = progress.add(trials_of_round)
+      for trial in waiting:
+        (folder / 'trials' / trial.name).mkdir(parents=True, exist_ok=True)
+        reporting.write_json(folder / 'trials' / trial.name / 'config.json', trial.config)
+      engine(waiting, sweep.resources, folder / 'trials', WORKERS.value, progress.report)
+      trials_of_round = next(rounds, None)
     table = summary.summarize(sweep, expanded, progress.states, progress.collected, progress.errors)
     summary.write(folder, table)
   print(f'{summary.markdown(table)}\n{folder / summary.NAME}.json, .md, .csv')
@@ -193,18 +199,23 @@ class Progress:
   failed.
   """
 
-  def __init__(self, sweep: Sweep, expanded: Sequence[Trial], folder: Path):
+  def __init__(self, sweep: Sweep, folder: Path):
     self._keys, self._folder = sweep.collect, folder
-    self._settings = {trial.name: trials.in_words(trial.setting) for trial in expanded}
-    self.states, self.collected, self.errors = dict.fromkeys(self._settings, 'waiting'), {}, {}
-    self._bar = tqdm(total=len(expanded), unit='trial', dynamic_ncols=True)
+    self._settings, self.states, self.collected, self.errors = {}, {}, {}, {}
+
+  def add(self, expanded: Sequence[Trial]) -> list[Trial]:
+    """Has more trials in the bar; returns those that wait for being run."""
+    self._settings |= {trial.name: trials.in_words(trial.setting) for trial in expanded}
+    self.states |= {trial.name: 'waiting' for trial in expanded}
+    self._bar.total = len(self.states)
     for trial in expanded:
-      if workdir.is_finished(folder / trial.name, trial.config, _LAST_FILES):
+      if workdir.is_finished(self._folder / trial.name, trial.config, _LAST_FILES):
         self.report('done', trial.name)
-      elif EARLY_STOPPING.value and (folder / trial.name / _STOPPED).exists():
+        self._bar.initial += 1  # the time left is told from those of this start
+      elif EARLY_STOPPING.value and (self._folder / trial.name / _STOPPED).exists():
         self.report('stopped', trial.name)
-    # Not of this start: the time left is told from those that are.
-    self._bar.initial = self._bar.n
+        self._bar.initial += 1
+    return [trial for trial in expanded if self.states[trial.name] == 'waiting']
 
   def report(self, state: str, name: str, text: str = '') -> None:
     """To be called when the state of a trial has changed; the text says why it has failed."""
@@ -227,6 +238,7 @@ class Progress:
     self._bar.refresh()
 
   def __enter__(self):
+    self._bar = tqdm(total=0, unit='trial', dynamic_ncols=True)
     return self
 
   def __exit__(self, *_) -> None:

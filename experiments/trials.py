@@ -7,6 +7,7 @@ A sweep file has a function get_sweep() that returns a dict of
   zip: {field: values}; all of one length, the first ones together, the second ones, and so on.
   random: {field: ('uniform' | 'log_uniform', low, high)}; num_random draws of all of them together.
   num_random, random_seed: how many, and which.
+  search: 0, or how many draws at a time are chosen by Optuna from what the draws before came to.
   seeds: the seeds with which each setting is trained.
   collect: dotted names in results.json, as metrics.nll_bound.value; the first one sorts.
   best: 'min' or 'max', which of it comes first.
@@ -38,6 +39,7 @@ FIELDS = {
   'random': {},
   'num_random': 1,
   'random_seed': 0,
+  'search': 0,
   'seeds': (),
   'collect': None,
   'best': 'min',
@@ -61,6 +63,7 @@ class Sweep(NamedTuple):
   random: dict[str, tuple]
   num_random: int
   random_seed: int
+  search: int
   seeds: tuple[int, ...]
   collect: tuple[str, ...]
   best: str
@@ -123,10 +126,12 @@ def check(fields: Any) -> Sweep:
     raise InputError(f'zip has axes of different lengths, {lengths}; they go together one by one')
   for field, distribution in fields['random'].items():
     _check_distribution(field, distribution)
-  for name, least in (('num_random', 1), ('random_seed', 0)):
+  for name, least in (('num_random', 1), ('random_seed', 0), ('search', 0)):
     _check_field(name, fields[name], schema.integer(least))
   if fields['num_random'] > 1 and not fields['random']:
     raise InputError(f'num_random is {fields["num_random"]}, and random is empty')
+  if fields['search'] and (not fields['random'] or fields['grid'] or fields['zip']):
+    raise InputError(f'search is {fields["search"]}; it takes axes in random, and none elsewhere')
   fields['seeds'] = _values('the sweep', 'seeds', fields['seeds'] or (fields['config']['seed'],))
   axes = [*fields['grid'], *fields['zip'], *fields['random']]
   for field in axes:
