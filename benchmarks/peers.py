@@ -27,13 +27,16 @@ class Vae(torch.nn.Module):
     return (reconstruction + kl) / len(x)
 
 
-def vae_training(pictures: np.ndarray, batch_size: int, num_steps: int, compiled: bool) -> Callable:
+def vae_training(
+  pictures: np.ndarray, batch_size: int, num_steps: int, compiled: bool, fused: bool
+) -> Callable:
   """A function that does num_steps steps of Adam, the data in memory as one uint8 tensor.
 
-  As quick as PyTorch lets it be: no loader, the fused Adam, the order drawn once for each call.
+  There is no loader, and the order is drawn once for each call. fused: whether Adam is one kernel,
+  or as PyTorch does it by default.
   """
   x, model = torch.from_numpy(pictures.reshape(len(pictures), -1)), Vae()
-  optimizer = torch.optim.Adam(model.parameters(), LEARNING_RATE, fused=True)
+  optimizer = torch.optim.Adam(model.parameters(), LEARNING_RATE, fused=fused)
   loss_of = torch.compile(model) if compiled else model
 
   def train():

@@ -211,14 +211,32 @@ def largest_divisor(n: int, at_most: int) -> int:
 
 
 class GroupNorm(nn.Module):
-  """Group normalisation (Wu & He 2018): at most 32 groups, at least 4 channels in each."""
+  """Group normalisation (Wu & He 2018): at most 32 groups, at least 4 channels in each.
+
+  x: [B, ..., C]. The sums over positions come first, channel by channel, where memory is
+  contiguous; those over the channels of a group are then of [B, C] numbers only.
+  """
 
   dtype: Any = jnp.float32
 
   @nn.compact
   def __call__(self, x):
-    num_groups = largest_divisor(x.shape[-1], at_most=min(32, x.shape[-1] // 4))
-    return nn.GroupNorm(num_groups=num_groups, epsilon=1e-5, dtype=self.dtype)(x)
+    channels = x.shape[-1]
+    gain = self.param('scale', nn.initializers.ones, (channels,), jnp.float32)
+    shift = self.param('bias', nn.initializers.zeros, (channels,), jnp.float32)
+    num_groups = largest_divisor(channels, at_most=min(32, channels // 4))
+    x = x.astype(jnp.float32)
+
+    def mean(values):
+      of_channels = jnp.mean(values, axis=tuple(range(1, x.ndim - 1)))
+      groups = of_channels.reshape(-1, num_groups, channels // num_groups)
+      means = jnp.broadcast_to(jnp.mean(groups, axis=-1, keepdims=True), groups.shape)
+      return means.reshape(-1, *(1,) * (x.ndim - 2), channels)
+
+    center = mean(x)
+    variance = jnp.maximum(mean(jnp.square(x)) - jnp.square(center), 0)
+    y = (x - center) * (gain * jax.lax.rsqrt(variance + 1e-5)) + shift
+    return y.astype(self.dtype)
 
 
 class ResidualBlock(nn.Module):
