@@ -63,23 +63,38 @@ def _in_processes(num_processes: int, num_devices: int, num_turns: int) -> list[
         'JAX_PROCESS_ID': str(process_id),
       }
     command = [sys.executable, '-m', 'benchmarks.plan', str(num_processes), str(num_turns)]
-    started.append(subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True))
-  outputs = [process.communicate()[0] for process in started]
+    pipes = {'stdin': subprocess.PIPE, 'stdout': subprocess.PIPE}
+    started.append(subprocess.Popen(command, env=environment, text=True, **pipes))
+  # Analysed here: JAX lowers no program of one device where there are several processes.
+  chips = num_processes * num_devices
+  programs = json.dumps(
+    [_analyse(get_config().to_dict(), chips) for get_config in CONFIGS.values()]
+  )
   for process in started:
-    if process.returncode:
+    process.stdin.write(programs)
+    process.stdin.close()
+  outputs = [process.stdout.read() for process in started]
+  for process in started:
+    if process.wait():
       raise RuntimeError(f'{process.args} ended with status {process.returncode}')
-  return json.loads(outputs[0])
+  return json.loads(outputs[0].splitlines()[-1])  # behind what Gloo says
 
 
-def _measure(num_processes: int, num_turns: int) -> list[dict]:
-  """The rows of this process's setting."""
+def _analyse(config: dict, chips: int) -> dict:
+  return plan.analyse(config, config['training']['batch_size'] // chips)._asdict()
+
+
+def _measure(num_processes: int, num_turns: int, programs: list[dict]) -> list[dict]:
+  """The rows of this process's setting. programs: of each config, as analysed."""
   if num_processes > 1:
     parallel.start_processes()
   rows = []
-  for name, get_config in CONFIGS.items():
+  for (name, get_config), analysed in zip(CONFIGS.items(), programs, strict=True):
     config = get_config().to_dict()
     config['training'] |= {'steps_per_dispatch': STEPS_PER_DISPATCH}
-    predicted = plan.estimate(config, plan.HERE, len(jax.devices()))
+    program = plan.Program(**analysed)
+    device = plan.find_device(plan.HERE, program.memory)
+    predicted = plan.predict(config, program, device, len(jax.devices()))
     measured = statistics.median(_step_seconds(config, num_turns))
     rows.append(
       {
@@ -124,4 +139,4 @@ def _step_seconds(config: dict, num_turns: int) -> list[float]:
 
 if __name__ == '__main__':
   enable_compilation_cache()
-  print(json.dumps(_measure(*map(int, sys.argv[1:]))))
+  print(json.dumps(_measure(*map(int, sys.argv[1:]), json.load(sys.stdin))))

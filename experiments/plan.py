@@ -174,7 +174,12 @@ def estimate(config: dict, device_kind: str, chips: int) -> Estimate:
   section = config['training']
   schema.check_divisible('training.batch_size', section['batch_size'], chips)
   program = analyse(config, section['batch_size'] // chips)
-  device = find_device(device_kind, program.memory)
+  return predict(config, program, find_device(device_kind, program.memory), chips)
+
+
+def predict(config: dict, program: Program, device: Device, chips: int) -> Estimate:
+  """The training of a config whose step is this program, on so many of these devices."""
+  section = config['training']
   parts = chips if device.shared else 1
   peak = getattr(device, config['compute_dtype'])
   return Estimate(
@@ -279,7 +284,7 @@ def this_machine(working_set: int) -> Device:
   alone = parallel.on_primary(lambda: _measure_alone(working_set))
   return Device(
     **(alone or dict.fromkeys(('float32', 'bfloat16', 'bandwidth', 'call'), math.nan)),
-    memory=_memory(devices[0]),
+    memory=_memory(jax.local_devices()[0]),
     levels=(level,),
     source='measured',
     shared=devices[0].platform == 'cpu',
