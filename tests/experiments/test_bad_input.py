@@ -244,7 +244,7 @@ CONFIG_FILES = {
   'sections that are fields': (
     'from ml_collections import ConfigDict\n'
     'def get_config(): return ConfigDict({"method": {"name": "vae"}, "seed": 0})',
-    'compute_dtype is missing',
+    'seeds is missing',
   ),
 }  # fmt: skip
 

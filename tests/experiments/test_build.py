@@ -148,8 +148,8 @@ CHOICES = {
   ('field', 'value'), [(field, value) for field in CHOICES for value in CHOICES[field]]
 )
 def test_every_choice_of_diffusion(field, value):
-  learned = {'variance': 'interpolated'} if value == 'hybrid' else {}
-  experiment = built('digits_diffusion', method={field: value, **learned})
+  needed = {'hybrid': {'variance': 'interpolated'}, 'levels': {'prediction': 'levels'}}
+  experiment = built('digits_diffusion', method={field: value, **needed.get(value, {})})
   loss, samples = shapes(experiment)
   assert (loss.shape, samples.shape) == ((4,), (4, 8, 8, 1))
   if field in ('variance', 'decoder'):

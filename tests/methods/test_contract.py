@@ -35,7 +35,10 @@ def make_autoencoder(**options) -> tuple[Method, int]:
 
 
 def make_diffusion(schedule=None, **options) -> tuple[Method, int]:
-  network = mlp.denoiser(num_outputs(options.get('variance', 'fixed_large')), (32,), num_classes=3)
+  outputs = num_outputs(
+    options.get('prediction', 'eps'), options.get('variance', 'fixed_large'), 17
+  )
+  network = mlp.denoiser(outputs, (32,), num_classes=3)
   return diffusion(network, schedule or schedules.cosine(10), SHAPE, 17, **options), 17
 
 
@@ -89,7 +92,12 @@ METHODS = {
     variance='optimal', times='importance', num_sampling_steps=4
   ),
   'diffusion-continuous': lambda: make_diffusion(
-    prediction='v', loss='continuous', bound='continuous', num_times=3, sampler='heun'
+    prediction='levels',
+    decoder='levels',
+    loss='continuous',
+    bound='continuous',
+    num_times=3,
+    sampler='heun',
   ),
   'diffusion-learned_schedule': lambda: make_diffusion(
     schedules.learned(10), loss='bound', decoder='nearest_level', bound='probability_flow'
