@@ -62,7 +62,7 @@ def running(folder: Path) -> list[psutil.Process]:
   """The trials of a sweep that train now: with some lines of metrics, and steps to go."""
   found = []
   for process in psutil.process_iter():
-    with contextlib.suppress(psutil.Error):
+    with contextlib.suppress(psutil.Error, OSError, ValueError, LookupError):
       arguments = process.cmdline()
       trial = Path(arguments[-1].partition('=')[2])
       if 'experiments.trial' not in arguments or folder not in trial.parents:
@@ -77,7 +77,7 @@ def wait_for(what: Callable):
   """What comes, when it comes."""
   end = time.monotonic() + LIMIT_SECONDS
   while time.monotonic() < end:
-    with contextlib.suppress(OSError, ValueError, LookupError):
+    with contextlib.suppress(LookupError):
       if found := what():
         return found
     time.sleep(POLL_SECONDS)
