@@ -62,13 +62,13 @@ def _step(config: dict, num_steps: int):
 
   def call():
     nonlocal own, step
-    own, metrics, _ = tools.dispatch(own, np.int32(step), *fixed, indices)
+    own, metrics, _ = compiled(own, np.int32(step), *fixed, indices)
     step += num_steps
     return metrics
 
-  lowered = tools.dispatch.lower(state, np.int32(0), *fixed, indices)
+  compiled = tools.dispatch.lower(state, np.int32(0), *fixed, indices).compile()
   size = sum(leaf.nbytes for leaf in jax.tree.leaves(state))
-  return lowered.compile(), size, call
+  return compiled, size, call
 
 
 def _bytes(compiled, state_bytes: int) -> dict[str, float]:

@@ -89,7 +89,7 @@ def compare(works: Mapping[str, Work], num_turns: int, unit: str, ours: Sequence
 
 def summarize(values: list[float]) -> Timing:
   """The median and the quartiles."""
-  lower, median, upper = statistics.quantiles(values, n=4)
+  lower, median, upper = statistics.quantiles(values, n=4, method='inclusive')
   return Timing(median, lower, upper)
 
 
