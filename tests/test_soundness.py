@@ -14,17 +14,17 @@ from vaediff.evaluation import codes
 @pytest.mark.parametrize('dtype', ['float32', 'bfloat16'])
 @pytest.mark.parametrize('variance', ['interpolated', 'free'])
 def test_learned_variances_stay_finite(variance, dtype, train):
-  """2,000 steps at T = 4000 from 5 seeds: every term, gradient and parameter is finite."""
+  """1,000 steps at T = 4000 from 5 seeds: every term, gradient and parameter is finite."""
   config = variants.get_config(f'diffusion_{variance},tiny')
   config.schedule.T = 4_000
   config.compute_dtype = dtype
-  config.training.num_steps = 2_000
+  config.training.num_steps = 1_000
   experiment = build.build(config.to_dict())
-  for _, after, metrics in train(experiment, seeds=range(5), num_steps=2_000):
+  for _, after, metrics in train(experiment, seeds=range(5), num_steps=1_000):
     assert np.all([np.isfinite(values).all() for values in metrics.values()])
     assert np.all([np.isfinite(leaf).all() for leaf in jax.tree.leaves(after.params)])
     # It has learned something, else finite numbers would say little.
-    assert metrics['loss'][-500:].mean() < metrics['loss'][:500].mean()
+    assert metrics['loss'][-250:].mean() < metrics['loss'][:250].mean()
 
 
 def test_a_collapsed_vae_is_recognised(train):
