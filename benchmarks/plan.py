@@ -41,9 +41,10 @@ CONFIGS = {
 }
 
 
-def run(num_turns: int) -> list[dict]:
+def run(num_turns: int) -> dict[str, list[dict]]:
   """A row for each setting and config: milliseconds of a step, predicted and measured."""
-  return [row for setting in SETTINGS for row in _in_processes(*setting, num_turns)]
+  rows = [row for setting in SETTINGS for row in _in_processes(*setting, num_turns)]
+  return {'Predicted and measured': rows}
 
 
 def _in_processes(num_processes: int, num_devices: int, num_turns: int) -> list[dict]:
