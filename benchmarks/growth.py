@@ -18,20 +18,11 @@ import numpy as np
 from benchmarks import timing
 from configs import common, digits_vae
 from experiments.build import build
-from experiments.tools import EVALUATE, TRAIN, Tools
+from experiments.tools import EVALUATE, Tools
 from vaediff import data, parallel, training
 
-BATCH_SIZES, WIDTHS, LEVELS, DEVICES = (
-  (32, 128, 512, 2048),
-  (100, 400, 1600),
-  (10, 40, 160),
-  (
-    1,
-    2,
-    4,
-    8,
-  ),
-)
+BATCH_SIZES, WIDTHS = (32, 128, 512, 2048), (100, 400, 1600)
+LEVELS, DEVICES = (10, 40, 160), (1, 2, 4, 8)
 NUM_STEPS = 20
 
 
@@ -90,20 +81,9 @@ def _diffusion(T: int) -> dict:
 
 def _training(config: dict):
   """A call of NUM_STEPS steps."""
-  devices = jax.devices()
-  tools = Tools(build(config), config, None, devices)
-  dispatches = training.loop(
-    tools.dispatch,
-    parallel.replicate(tools.initial_state(), devices),
-    tools.key(TRAIN),
-    tools.experiment.dataset.train,
-    first_step=0,
-    num_steps=NUM_STEPS * 10**5,
-    steps_per_dispatch=NUM_STEPS,
-    batch_size=config['training']['batch_size'],
-    seed=0,
-    devices=devices,
-  )
+  config['training'].update(steps_per_dispatch=NUM_STEPS, num_steps=NUM_STEPS * 10**5)
+  tools = Tools(build(config), config, None, jax.devices())
+  dispatches = tools.dispatches(parallel.replicate(tools.initial_state(), tools.devices))
   return lambda: next(dispatches).metrics
 
 

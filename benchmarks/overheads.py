@@ -17,7 +17,7 @@ from benchmarks import timing
 from configs import mnist_vae
 from experiments import stages
 from experiments.build import build
-from experiments.tools import TRAIN, Tools
+from experiments.tools import Tools
 from vaediff import parallel, reporting, training
 from vaediff.checkpoints import Checkpoints
 
@@ -56,20 +56,7 @@ def run(num_turns: int) -> dict[str, list[dict]]:
 
 def _bare(tools: Tools) -> float:
   """Seconds of a step, less those of the first dispatch."""
-  section = tools.config['training']
-  per_dispatch, devices = section['steps_per_dispatch'], tools.devices
-  dispatches = training.loop(
-    tools.dispatch,
-    parallel.replicate(tools.initial_state(), devices),
-    tools.key(TRAIN),
-    tools.experiment.dataset.train,
-    first_step=0,
-    num_steps=NUM_STEPS,
-    steps_per_dispatch=per_dispatch,
-    batch_size=section['batch_size'],
-    seed=0,
-    devices=devices,
-  )
+  dispatches = tools.dispatches(parallel.replicate(tools.initial_state(), tools.devices))
   # The condition is traced in the first call.
   with mock.patch.object(training, 'update_if', lambda _, update, state: update(state)):
     jax.block_until_ready(next(dispatches))
@@ -77,7 +64,9 @@ def _bare(tools: Tools) -> float:
   for done in dispatches:
     last = done
   jax.block_until_ready(last)
-  return (time.perf_counter() - start) / (NUM_STEPS - per_dispatch)
+  return (time.perf_counter() - start) / (
+    NUM_STEPS - tools.config['training']['steps_per_dispatch']
+  )
 
 
 def _save(tools: Tools, folder: Path) -> tuple[float, float]:

@@ -19,8 +19,8 @@ from configs import digits_vae, variants
 from experiments import plan
 from experiments.build import build
 from experiments.run import enable_compilation_cache
-from experiments.tools import TRAIN, Tools
-from vaediff import parallel, training
+from experiments.tools import Tools
+from vaediff import parallel
 
 # Processes, and devices of each.
 SETTINGS = ((1, 1), (1, 2), (1, 4), (1, 8), (2, 1))
@@ -114,20 +114,9 @@ def _measure(num_processes: int, num_turns: int, programs: list[dict]) -> list[d
 
 def _step_seconds(config: dict, num_turns: int) -> list[float]:
   """Of a step in each of so many calls, after one that compiles."""
-  devices, section = parallel.all_devices(), config['training']
-  tools = Tools(build(config), config, None, devices)
-  dispatches = training.loop(
-    tools.dispatch,
-    parallel.replicate(tools.initial_state(), devices),
-    tools.key(TRAIN),
-    tools.experiment.dataset.train,
-    first_step=0,
-    num_steps=(num_turns + 1) * STEPS_PER_DISPATCH,
-    steps_per_dispatch=STEPS_PER_DISPATCH,
-    batch_size=section['batch_size'],
-    seed=config['seed'],
-    devices=devices,
-  )
+  tools = Tools(build(config), config, None, parallel.all_devices())
+  state = parallel.replicate(tools.initial_state(), tools.devices)
+  dispatches = tools.dispatches(state, num_steps=(num_turns + 1) * STEPS_PER_DISPATCH)
   jax.block_until_ready(next(dispatches).metrics)
   seconds, start = [], time.perf_counter()
   for done in dispatches:

@@ -13,7 +13,7 @@ import numpy as np
 from benchmarks import timing
 from configs import digits_vae, variants
 from experiments.build import build
-from experiments.tools import TRAIN, Tools
+from experiments.tools import Tools
 from vaediff import parallel, training
 
 NUM_SEEDS, NUM_STEPS = 8, 100
@@ -30,6 +30,7 @@ def run(num_turns: int) -> dict[str, list[dict]]:
 
 
 def _row(name: str, config: dict, num_turns: int) -> dict:
+  config['training']['steps_per_dispatch'] = NUM_STEPS
   together = Tools(build(config), config | {'seeds': NUM_SEEDS}, None, jax.devices())
   alone = [together.of_seed(seed) for seed in together.seeds]
   # What is compiled for one seed serves the others.
@@ -63,19 +64,7 @@ def _row(name: str, config: dict, num_turns: int) -> dict:
 
 def _train(tools: Tools, state: training.TrainState):
   """Parameters and metrics of the first steps, on the devices."""
-  section = tools.config['training']
-  (done,) = training.loop(
-    tools.dispatch,
-    parallel.replicate(state, tools.devices),
-    tools.key(TRAIN),
-    tools.experiment.dataset.train,
-    first_step=0,
-    num_steps=NUM_STEPS,
-    steps_per_dispatch=NUM_STEPS,
-    batch_size=section['batch_size'],
-    seed=tools.seeds if tools.over_seeds else tools.seeds[0],
-    devices=tools.devices,
-  )
+  (done,) = tools.dispatches(parallel.replicate(state, tools.devices), num_steps=NUM_STEPS)
   return done.state.variables.params, done.metrics
 
 

@@ -11,7 +11,7 @@ from benchmarks import flops, peers, timing
 from configs import mnist_vae
 from experiments.build import build
 from experiments.tools import TRAIN, Tools
-from vaediff import parallel, random, training
+from vaediff import parallel, random
 from vaediff.methods.base import Batch
 
 OURS = 'ours'
@@ -21,29 +21,21 @@ NUM_PEER_STEPS = 100
 def run(num_turns: int) -> dict[str, list[dict]]:
   """Pictures per second of ours, PyTorch and torch.compile."""
   config = mnist_vae.get_config().to_dict()
-  section, devices = config['training'], jax.devices()
-  tools = Tools(build(config), config, None, devices)
-  split, batch_size = tools.experiment.dataset.train, section['batch_size']
-  num_steps = section['steps_per_dispatch']
-  dispatches = training.loop(
-    tools.dispatch,
-    parallel.replicate(tools.initial_state(), devices),
-    tools.key(TRAIN),
-    split,
-    first_step=0,
-    num_steps=num_steps * (num_turns + 1),
-    steps_per_dispatch=num_steps,
-    batch_size=batch_size,
-    seed=0,
-    devices=devices,
+  tools = Tools(build(config), config, None, jax.devices())
+  num_steps, batch_size = (
+    config['training'][name] for name in ('steps_per_dispatch', 'batch_size')
   )
+  state = parallel.replicate(tools.initial_state(), tools.devices)
+  dispatches = tools.dispatches(state, num_steps=num_steps * (num_turns + 1))
   cost = flops_per_picture(tools, batch_size)
   items = num_steps * batch_size
   works = {OURS: timing.Work(lambda: next(dispatches).metrics, items, cost * items)}
   items = NUM_PEER_STEPS * batch_size
   for name, compiled in (('PyTorch', False), ('torch.compile', True)):
     for suffix, fused in (('', False), (', fused Adam', True)):
-      train = peers.vae_training(split.x, batch_size, NUM_PEER_STEPS, compiled, fused)
+      train = peers.vae_training(
+        tools.experiment.dataset.train.x, batch_size, NUM_PEER_STEPS, compiled, fused
+      )
       works[name + suffix] = timing.Work(train, items, cost * items)
   return {'Training': timing.compare(works, num_turns, 'pictures', [OURS])}
 

@@ -244,7 +244,7 @@ def _diffusion(config: Mapping, dataset: data.Dataset, num_levels: int):
       )
   try:
     functions = diffusion(
-      _diffusion_network(config, dataset, num_levels),
+      _diffusion_network(config, dataset),
       log_snr,
       dataset.train.x.shape[1:],
       num_levels,
@@ -321,24 +321,18 @@ def _schedule(config: Mapping):
   return schedule
 
 
-def _diffusion_network(config: Mapping, dataset: data.Dataset, num_levels: int) -> Network:
+def _diffusion_network(config: Mapping, dataset: data.Dataset) -> Network:
   """The denoiser, with the outputs that the prediction and the variance ask for."""
-  method = config['method']
-  if method['prediction'] != 'levels':
-    num_outputs = diffusion_outputs(method['prediction'], method['variance'], num_levels)
-    return _denoiser(config, dataset, num_outputs, method['conditional'])
-  num_features = method['num_level_features']
+  method, num_features = config['method'], config['method']['num_level_features']
   num_outputs = diffusion_outputs(method['prediction'], method['variance'], num_features)
+  network = _denoiser(config, dataset, num_outputs, method['conditional'])
+  if method['prediction'] != 'levels':
+    return network
   frequencies = data.level_frequencies(dataset.train.x, dataset.num_levels)
   if config['data']['binarize']:
     ones = frequencies @ np.linspace(0, 1, dataset.num_levels)
     frequencies = np.array([1 - ones, ones])
-  return with_level_logits(
-    _denoiser(config, dataset, num_outputs, method['conditional']),
-    np.log(frequencies),
-    dataset.train.x.shape[-1],
-    num_features,
-  )
+  return with_level_logits(network, np.log(frequencies), dataset.train.x.shape[-1], num_features)
 
 
 def _denoiser(

@@ -97,23 +97,10 @@ def replay(tools: Tools, folder: Path) -> None:
 def _replay(tools: Tools, path: Path, place: int) -> None:
   own = tools.of_seed(tools.seeds[place])
   failure, state = _read(path, own.initial_state())
-  section, split = tools.config['training'], tools.experiment.dataset.train
   done = int(state.step)
-  done_again = next(
-    training.loop(
-      tools.dispatch,
-      # The other seeds go along from the same state: what they do has no part in this one.
-      parallel.replicate(tools.stack([state] * len(tools.seeds)), tools.devices),
-      tools.key(TRAIN),
-      split,
-      first_step=done,
-      num_steps=done + 1,
-      steps_per_dispatch=section['steps_per_dispatch'],
-      batch_size=section['batch_size'],
-      seed=tools.seeds if tools.over_seeds else tools.seeds[0],
-      devices=tools.devices,
-    )
-  )
+  # The other seeds go along from the same state: what they do has no part in this one.
+  states = parallel.replicate(tools.stack([state] * len(tools.seeds)), tools.devices)
+  done_again = next(tools.dispatches(states, done, done + 1))
   metrics, after = (
     tools.unstack(parallel.unreplicate(tree))[place]
     for tree in (done_again.metrics, done_again.state)

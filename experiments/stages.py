@@ -11,7 +11,7 @@ import numpy as np
 
 from experiments import measures, preemption, replay, schema, storage, verification, workdir
 from experiments.build import build
-from experiments.tools import TRAIN, Tools
+from experiments.tools import Tools
 from vaediff import parallel, reporting, training
 from vaediff.checkpoints import Checkpoints
 from vaediff.errors import InputError, RunError
@@ -103,19 +103,7 @@ def train(
   """
   config, training_config = tools.config, tools.config['training']
   num_steps, batch_size = training_config['num_steps'], training_config['batch_size']
-  per_dispatch = training_config['steps_per_dispatch']
-  dispatches = training.loop(
-    tools.dispatch,
-    state,
-    tools.key(TRAIN),
-    tools.experiment.dataset.train,
-    first_step=first_step,
-    num_steps=num_steps,
-    steps_per_dispatch=per_dispatch,
-    batch_size=batch_size,
-    seed=tools.seeds if tools.over_seeds else tools.seeds[0],
-    devices=tools.devices,
-  )
+  dispatches = tools.dispatches(state, first_step)
 
   def is_evaluated(step: int) -> bool:
     every = config['evaluation']['every']

@@ -3,7 +3,7 @@
 import functools
 import time
 import types
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import jax
@@ -125,6 +125,27 @@ class Tools:
       self.devices,
       section['gradient_accumulation'],
       self.over_seeds,
+    )
+
+  def dispatches(
+    self, state: training.TrainState, first_step: int = 0, num_steps: int | None = None
+  ) -> Iterator[training.Progress]:
+    """Trains the replicated state from first_step to num_steps: see `training.loop`.
+
+    num_steps: None for those of the config.
+    """
+    section = self.config['training']
+    return training.loop(
+      self.dispatch,
+      state,
+      self.key(TRAIN),
+      self.experiment.dataset.train,
+      first_step=first_step,
+      num_steps=num_steps or section['num_steps'],
+      steps_per_dispatch=section['steps_per_dispatch'],
+      batch_size=section['batch_size'],
+      seed=self.seeds if self.over_seeds else self.seeds[0],
+      devices=self.devices,
     )
 
   @functools.cached_property

@@ -6,8 +6,8 @@ import pytest
 
 from configs import digits_diffusion, digits_vae
 from experiments.build import build
-from experiments.tools import EVALUATE, TRAIN, Tools
-from vaediff import parallel, training
+from experiments.tools import EVALUATE, Tools
+from vaediff import parallel
 
 COMPILED = '/jax/core/compile/backend_compile_duration'
 
@@ -31,18 +31,7 @@ def test_training_evaluation_and_sampling_compile_once(config, count):
 
   def stages(state, first_step, num_samples):
     """A dispatch, then an evaluation and samples of what it has come to."""
-    *_, done = training.loop(
-      tools.dispatch,
-      state,
-      tools.key(TRAIN),
-      tools.experiment.dataset.train,
-      first_step=first_step,
-      num_steps=first_step + 10,
-      steps_per_dispatch=10,
-      batch_size=config['training']['batch_size'],
-      seed=0,
-      devices=devices,
-    )
+    *_, done = tools.dispatches(state, first_step, first_step + 10)
     variables = tools.final_variables(done.state)
     tools.scores(variables, tools.key(EVALUATE), tools.experiment.dataset.evaluation)
     assert np.isfinite(parallel.unreplicate(done.metrics)['loss']).all()

@@ -269,9 +269,9 @@ def training_distance(train, held_out, fake) -> Estimate:
 
 def nearest_distance(pictures, train):
   """Euclidean distance of pictures [N, ...] to the nearest of `train` [M, ...]: [N], float64."""
-  x, y = (np.asarray(a, np.float32).reshape(len(a), -1) for a in (pictures, train))
   from sklearn.metrics import pairwise_distances_argmin  # two seconds to import
 
+  x, y = (np.asarray(a, np.float32).reshape(len(a), -1) for a in (pictures, train))
   nearest = pairwise_distances_argmin(x, y)
   # Found by |x|^2 - 2 x y + |y|^2, which rounds; measured by the difference, which is exact.
   return np.linalg.norm(x.astype(np.float64) - y[nearest], axis=1)

@@ -35,9 +35,12 @@ SAMPLERS = ('ancestral', *sampling.SOLVERS)
 BOUNDS = ('bound', 'continuous', 'probability_flow')
 
 
-def num_outputs(prediction: str, variance: str, num_levels: int) -> int:
-  """How many output channels the network needs for each channel of the data."""
-  num_predicted = num_levels if prediction == 'levels' else 1
+def num_outputs(prediction: str, variance: str, num_logits: int) -> int:
+  """How many output channels the network needs for each channel of the data.
+
+  num_logits: for the prediction 'levels' the number of levels, or of what they are made of.
+  """
+  num_predicted = num_logits if prediction == 'levels' else 1
   return num_predicted + (variance in reverse_process.LEARNED_VARIANCES)
 
 
