@@ -13,6 +13,7 @@ Sources: Ray 2.60; ASHA is Li et al. 2020, "A system for massively parallel hype
 
 import json
 import os
+import signal
 import socket
 import subprocess
 import tempfile
@@ -33,13 +34,15 @@ from ray.train.collective import broadcast_from_rank_zero
 from ray.train.v2.jax import JaxConfig, JaxTrainer
 from ray.tune.schedulers import ASHAScheduler
 
-from experiments import local_engine, storage, workdir
+from experiments import local_engine, preemption, storage, workdir
 from experiments.trials import Trial
 from vaediff.errors import InputError
 
 # What the environment of a trial is made of, beside that of the node.
 _VARIABLES = ('XLA_FLAGS', 'TFDS_DATA_DIR')
 _POLL_SECONDS = 0.2
+# What a worker takes that waits for those of a trial on several hosts: Ray knows no nothing.
+_WAITING = {'CPU': 0.001}
 
 
 class EarlyStopping(NamedTuple):
@@ -71,20 +74,63 @@ def run(
   if not trials:
     return
   variables = {k: v for k, v in os.environ.items() if k in _VARIABLES or k.startswith('JAX_')}
-  with warnings.catch_warnings():
-    # Ray forks, and JAX warns of it; but the fork is another program at once.
-    warnings.simplefilter('ignore', RuntimeWarning)
-    ray.init(runtime_env={'env_vars': variables}, log_to_driver=False, logging_level='error')
-  try:
-    if 'RAY_ADDRESS' not in os.environ:  # other clusters may grow
-      _check_room(resources)
-    folder = folder if storage.is_remote(folder) else folder.absolute()
-    _tune(trials, resources, folder, num_workers, report, early_stopping)
-  finally:
-    ray.shutdown()
+  with _Signals() as signals:
+    with warnings.catch_warnings():
+      # Ray forks, and JAX warns of it; but the fork is another program at once.
+      warnings.simplefilter('ignore', RuntimeWarning)
+      ray.init(runtime_env={'env_vars': variables}, log_to_driver=False, logging_level='error')
+    try:
+      if 'RAY_ADDRESS' not in os.environ:  # other clusters may grow
+        _check_room(resources)
+      folder = folder if storage.is_remote(folder) else folder.absolute()
+      signals.listen()
+      _tune(trials, resources, folder, num_workers, [_Report(report), signals], early_stopping)
+    finally:
+      ray.shutdown()
 
 
-def _tune(trials, resources, folder, num_workers, report, early_stopping) -> None:
+class _Signals(ray.tune.Callback):
+  """Has SIGTERM and SIGINT wait until Ray Tune is in Python, and until Ray has shut down.
+
+  An exception that a handler raises inside of Ray's own code becomes another one there.
+  """
+
+  def __init__(self):
+    self._handlers, self._received = {}, []
+
+  def __getstate__(self):
+    return {}  # of the copy that Ray Tune keeps to restore from
+
+  def listen(self) -> None:
+    """Listens, in the place of the handlers that Ray has set."""
+    for signum in preemption.SIGNALS:
+      signal.signal(signum, self._hear)
+
+  def on_step_end(self, iteration, trials, **info):
+    if self._received:
+      raise _ToldError
+
+  def __enter__(self):
+    self._handlers = {signum: signal.getsignal(signum) for signum in preemption.SIGNALS}
+    return self
+
+  def __exit__(self, kind, *_) -> bool:
+    for signum, handler in self._handlers.items():
+      signal.signal(signum, handler)
+    if self._received:
+      signal.raise_signal(self._received[0])
+    return kind is _ToldError
+
+  def _hear(self, signum: int, _) -> None:
+    self._received.append(signum)
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # a second one ends the sweep at once
+
+
+class _ToldError(BaseException):
+  """The sweep was told to stop. No Exception, so that Ray Tune does not take it for a fault."""
+
+
+def _tune(trials, resources, folder, num_workers, callbacks, early_stopping) -> None:
   metric = early_stopping and early_stopping.metric
   several = resources['hosts'] > 1
   work = ray.tune.with_parameters(
@@ -101,7 +147,7 @@ def _tune(trials, resources, folder, num_workers, report, early_stopping) -> Non
     )
   with tempfile.TemporaryDirectory() as storage:  # what Ray Tune keeps; a trial keeps its own
     ray.tune.Tuner(
-      ray.tune.with_resources(work, {'CPU': 0} if several else _as_ray(resources)),
+      ray.tune.with_resources(work, _WAITING if several else _as_ray(resources)),
       param_space={'name': ray.tune.grid_search([trial.name for trial in trials])},
       tune_config=ray.tune.TuneConfig(
         max_concurrent_trials=num_workers, scheduler=scheduler, reuse_actors=False
@@ -110,7 +156,7 @@ def _tune(trials, resources, folder, num_workers, report, early_stopping) -> Non
         storage_path=storage,
         verbose=0,
         failure_config=ray.tune.FailureConfig(max_failures=local_engine.NUM_RETRIES),
-        callbacks=[_Report(report)],
+        callbacks=callbacks,
       ),
     ).fit()
 
@@ -126,6 +172,9 @@ class _Report(ray.tune.Callback):
 
   def on_trial_start(self, iteration, trials, trial, **info):
     self._report('running', trial.config['name'], '')
+
+  def on_trial_recover(self, iteration, trials, trial, **info):
+    self._report('waiting', trial.config['name'], '')
 
   def on_trial_complete(self, iteration, trials, trial, **info):
     outcome = trial.last_result
@@ -163,17 +212,19 @@ def _on_hosts(config: Mapping, folder: Path, resources: Mapping, metric: str | N
         topology=resources['topology'] or None,
         accelerator_type=resources['accelerator'] or None,
         resources_per_worker=_as_ray(resources),
+        # A host each; those of a TPU slice Ray knows.
+        placement_strategy='SPREAD' if resources['tpus'] else 'STRICT_SPREAD',
       ),
       run_config=ray.train.RunConfig(
         storage_path=storage,
         failure_config=ray.train.FailureConfig(max_failures=local_engine.NUM_RETRIES),
       ),
     ).fit()
-  return _outcome(result.metrics['status'], own)
+  return _outcome(result.return_value, own)  # of process 0
 
 
-def _on_host(config: Mapping) -> None:
-  """Runs one of the processes of a trial on several hosts."""
+def _on_host(config: Mapping) -> int:
+  """Runs one of the processes of a trial on several hosts; returns its status."""
   context = ray.train.get_context()
   address = broadcast_from_rank_zero(_free_address())
   environment = {
@@ -184,7 +235,7 @@ def _on_host(config: Mapping) -> None:
   environment |= local_engine.environment(config['resources'])
   log = workdir.LOG if context.get_world_rank() == 0 else f'log_{context.get_world_rank()}.txt'
   process = local_engine.start(config['folder'], environment, ['--distributed'], log)
-  ray.train.report({'status': _wait(process)})
+  return _wait(process)
 
 
 def _free_address() -> str:
