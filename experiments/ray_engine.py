@@ -23,9 +23,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-# Before Ray is imported: its second version of Train has JaxTrainer, and SIGINT is the sweep's own.
+# Before Ray is imported: its second version of Train has JaxTrainer; SIGINT is the sweep's own; and
+# what a trial reports last, how it has ended, has no metric.
 os.environ['RAY_TRAIN_V2_ENABLED'] = '1'
 os.environ['TUNE_DISABLE_SIGINT_HANDLER'] = '1'
+os.environ['TUNE_DISABLE_STRICT_METRIC_CHECKING'] = '1'
 
 import ray
 import ray.train
@@ -131,19 +133,19 @@ class _ToldError(BaseException):
 
 
 def _tune(trials, resources, folder, num_workers, callbacks, early_stopping) -> None:
-  metric = early_stopping and early_stopping.metric
+  num_steps = early_stopping and early_stopping.num_steps
   several = resources['hosts'] > 1
   work = ray.tune.with_parameters(
-    _on_hosts if several else _on_one, folder=folder, resources=dict(resources), metric=metric
+    _on_hosts if several else _on_one, folder=folder, resources=dict(resources), num_steps=num_steps
   )
   scheduler = None
   if early_stopping:
     scheduler = ASHAScheduler(
       time_attr='step',
-      metric=metric,
+      metric=early_stopping.metric,
       mode=early_stopping.best,
       grace_period=early_stopping.first_step,
-      max_t=early_stopping.num_steps,
+      max_t=num_steps,
     )
   with tempfile.TemporaryDirectory() as storage:  # what Ray Tune keeps; a trial keeps its own
     ray.tune.Tuner(
@@ -189,14 +191,14 @@ class _Report(ray.tune.Callback):
     self._report('failed', trial.config['name'], reason)
 
 
-def _on_one(config: Mapping, folder: Path, resources: Mapping, metric: str | None) -> dict:
+def _on_one(config: Mapping, folder: Path, resources: Mapping, num_steps: int | None) -> dict:
   """Runs a trial in a process on this node; the worker's result says how it has ended."""
   own = folder / config['name']
   process = local_engine.start(own, local_engine.environment(resources))
-  return _outcome(_wait(process, own if metric else None), own)
+  return _outcome(_wait(process, own, num_steps), own)
 
 
-def _on_hosts(config: Mapping, folder: Path, resources: Mapping, metric: str | None) -> dict:
+def _on_hosts(config: Mapping, folder: Path, resources: Mapping, num_steps: int | None) -> dict:
   """Runs a trial in a process on each of several hosts."""
   own = folder / config['name']
   with tempfile.TemporaryDirectory() as storage:
@@ -244,13 +246,13 @@ def _free_address() -> str:
     return f'{ray.util.get_node_ip_address()}:{free.getsockname()[1]}'
 
 
-def _wait(process: subprocess.Popen, folder: Path | None = None) -> int:
+def _wait(process: subprocess.Popen, folder: Path | None = None, num_steps: int | None = None):
   """The status of a trial at its end; raises RuntimeError where something has killed it.
 
-  folder: its workdir, where its evaluations are to be reported as they come.
+  num_steps: of the trial, whose evaluations before its last step are reported as they come.
   """
   try:
-    for line in _evaluations(folder, process) if folder else ():
+    for line in _evaluations(process, folder, num_steps) if num_steps else ():
       ray.tune.report(line)
     status = process.wait()
   finally:
@@ -260,14 +262,14 @@ def _wait(process: subprocess.Popen, folder: Path | None = None) -> int:
   return status
 
 
-def _evaluations(folder: Path, process: subprocess.Popen) -> Iterator[dict]:
+def _evaluations(process: subprocess.Popen, folder: Path, num_steps: int) -> Iterator[dict]:
   """The lines of metrics.jsonl with the metrics of an evaluation, as they come."""
   path, num_seen = folder / 'metrics.jsonl', 0
   while process.poll() is None:
     text = path.read_text() if path.exists() else ''
     lines = text[: text.rfind('\n') + 1].splitlines()
     for line in map(json.loads, lines[num_seen:]):
-      if line['split'] != 'train':
+      if line['split'] != 'train' and line['step'] < num_steps:
         yield line
     num_seen = max(num_seen, len(lines))
     time.sleep(_POLL_SECONDS)
