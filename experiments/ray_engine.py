@@ -19,7 +19,7 @@ import subprocess
 import tempfile
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -37,12 +37,15 @@ from ray.train.v2.jax import JaxConfig, JaxTrainer
 from ray.tune.schedulers import ASHAScheduler
 
 from experiments import local_engine, preemption, storage, workdir
+from experiments.trial import STOP_SECONDS
 from experiments.trials import Trial
 from vaediff.errors import InputError
 
 # What the environment of a trial is made of, beside that of the node.
 _VARIABLES = ('XLA_FLAGS', 'TFDS_DATA_DIR')
 _POLL_SECONDS = 0.2
+# The file that tells the trials of a sweep to stop.
+_STOP = '.stop'
 # What a worker takes that waits for those of a trial on several hosts: Ray knows no nothing.
 _WAITING = {'CPU': 0.001}
 
@@ -75,8 +78,10 @@ def run(
   """
   if not trials:
     return
+  folder = folder if storage.is_remote(folder) else folder.absolute()
+  (folder / _STOP).unlink(missing_ok=True)
   variables = {k: v for k, v in os.environ.items() if k in _VARIABLES or k.startswith('JAX_')}
-  with _Signals() as signals:
+  with _Signals(folder) as signals:
     with warnings.catch_warnings():
       # Ray forks, and JAX warns of it; but the fork is another program at once.
       warnings.simplefilter('ignore', RuntimeWarning)
@@ -84,7 +89,6 @@ def run(
     try:
       if 'RAY_ADDRESS' not in os.environ:  # other clusters may grow
         _check_room(resources)
-      folder = folder if storage.is_remote(folder) else folder.absolute()
       signals.listen()
       _tune(trials, resources, folder, num_workers, [_Report(report), signals], early_stopping)
     finally:
@@ -92,13 +96,15 @@ def run(
 
 
 class _Signals(ray.tune.Callback):
-  """Has SIGTERM and SIGINT wait until Ray Tune is in Python, and until Ray has shut down.
+  """Has SIGTERM and SIGINT wait until the trials have saved and stopped, and Ray has shut down.
 
-  An exception that a handler raises inside of Ray's own code becomes another one there.
+  An exception that a handler raises inside of Ray's own code becomes another one there, and when
+  Ray shuts down it kills all at once: so a file tells the trials to stop, wherever they are.
   """
 
-  def __init__(self):
-    self._handlers, self._received = {}, []
+  def __init__(self, folder: Path):
+    self._folder, self._handlers, self._received = folder, {}, []
+    self._running, self._end = None, 0.0
 
   def __getstate__(self):
     return {}  # of the copy that Ray Tune keeps to restore from
@@ -109,7 +115,14 @@ class _Signals(ray.tune.Callback):
       signal.signal(signum, self._hear)
 
   def on_step_end(self, iteration, trials, **info):
-    if self._received:
+    if not self._received:
+      return
+    if self._running is None:
+      (self._folder / _STOP).write_text('')
+      self._running = [trial for trial in trials if trial.status == 'RUNNING']
+      self._end = time.monotonic() + STOP_SECONDS
+    still_run = any(trial.status == 'RUNNING' for trial in self._running)
+    if not still_run or time.monotonic() > self._end:
       raise _ToldError
 
   def __enter__(self):
@@ -183,7 +196,7 @@ class _Report(ray.tune.Callback):
     if 'status' not in outcome:
       self._report('stopped', trial.config['name'], '')
     else:
-      state = 'failed' if outcome['status'] else 'done'
+      state = {None: 'waiting', 0: 'done'}.get(outcome['status'], 'failed')
       self._report(state, trial.config['name'], outcome['reason'])
 
   def on_trial_error(self, iteration, trials, trial, **info):
@@ -225,8 +238,8 @@ def _on_hosts(config: Mapping, folder: Path, resources: Mapping, num_steps: int 
   return _outcome(result.return_value, own)  # of process 0
 
 
-def _on_host(config: Mapping) -> int:
-  """Runs one of the processes of a trial on several hosts; returns its status."""
+def _on_host(config: Mapping) -> int | None:
+  """Runs one of the processes of a trial on several hosts; returns its status, as `_wait`."""
   context = ray.train.get_context()
   address = broadcast_from_rank_zero(_free_address())
   environment = {
@@ -237,7 +250,7 @@ def _on_host(config: Mapping) -> int:
   environment |= local_engine.environment(config['resources'])
   log = workdir.LOG if context.get_world_rank() == 0 else f'log_{context.get_world_rank()}.txt'
   process = local_engine.start(config['folder'], environment, ['--distributed'], log)
-  return _wait(process)
+  return _wait(process, config['folder'])
 
 
 def _free_address() -> str:
@@ -246,36 +259,39 @@ def _free_address() -> str:
     return f'{ray.util.get_node_ip_address()}:{free.getsockname()[1]}'
 
 
-def _wait(process: subprocess.Popen, folder: Path | None = None, num_steps: int | None = None):
-  """The status of a trial at its end; raises RuntimeError where something has killed it.
+def _wait(process: subprocess.Popen, own: Path, num_steps: int | None = None) -> int | None:
+  """The status of the trial in the folder `own` at its end; None where the sweep has stopped it.
 
-  num_steps: of the trial, whose evaluations before its last step are reported as they come.
+  num_steps: of the trial, whose evaluations before its last step are reported as they come. Raises
+  RuntimeError where something else has killed it.
   """
+  num_seen = 0
   try:
-    for line in _evaluations(process, folder, num_steps) if num_steps else ():
-      ray.tune.report(line)
-    status = process.wait()
+    while process.poll() is None:
+      if (own.parent / _STOP).exists():
+        return None
+      if num_steps:
+        lines = _metrics(own)
+        for line in lines[num_seen:]:
+          if line['split'] != 'train' and line['step'] < num_steps:
+            ray.tune.report(line)
+        num_seen = max(num_seen, len(lines))
+      time.sleep(_POLL_SECONDS)
   finally:
     local_engine.stop([process])
-  if status < 0:
-    raise RuntimeError(f'killed by signal {-status}')
-  return status
+  if process.returncode < 0:
+    raise RuntimeError(f'killed by signal {-process.returncode}')
+  return process.returncode
 
 
-def _evaluations(process: subprocess.Popen, folder: Path, num_steps: int) -> Iterator[dict]:
-  """The lines of metrics.jsonl with the metrics of an evaluation, as they come."""
-  path, num_seen = folder / 'metrics.jsonl', 0
-  while process.poll() is None:
-    text = path.read_text() if path.exists() else ''
-    lines = text[: text.rfind('\n') + 1].splitlines()
-    for line in map(json.loads, lines[num_seen:]):
-      if line['split'] != 'train' and line['step'] < num_steps:
-        yield line
-    num_seen = max(num_seen, len(lines))
-    time.sleep(_POLL_SECONDS)
+def _metrics(folder: Path) -> list[dict]:
+  """The whole lines of metrics.jsonl as they are now."""
+  path = folder / 'metrics.jsonl'
+  text = path.read_text() if path.exists() else ''
+  return [json.loads(line) for line in text[: text.rfind('\n') + 1].splitlines()]
 
 
-def _outcome(status: int, folder: Path) -> dict:
+def _outcome(status: int | None, folder: Path) -> dict:
   return {'status': status, 'reason': local_engine.reason(status, folder) if status else ''}
 
 
