@@ -29,7 +29,7 @@ import psutil
 from ray.cluster_utils import Cluster
 
 ROOT = Path(__file__).parents[1]
-NUM_STEPS, LIMIT_SECONDS, POLL_SECONDS = 1_500, 900, 0.05
+NUM_STEPS, LIMIT_SECONDS, POLL_SECONDS = 2_000, 1_800, 0.05
 SWEEP = f"""
 from configs import variants
 
@@ -58,9 +58,8 @@ def finish(process: subprocess.Popen, status: int = 0) -> None:
     raise RuntimeError(f'the sweep ends with status {process.returncode}')
 
 
-def running(folder: Path) -> list[psutil.Process]:
-  """The trials of a sweep that train now: with some lines of metrics, and steps to go."""
-  found = []
+def running(folder: Path) -> psutil.Process | None:
+  """A trial of a sweep that trains now, with some lines of metrics and with steps to go."""
   for process in psutil.process_iter():
     with contextlib.suppress(psutil.Error, OSError, ValueError, LookupError):
       arguments = process.cmdline()
@@ -68,18 +67,18 @@ def running(folder: Path) -> list[psutil.Process]:
       if 'experiments.trial' not in arguments or folder not in trial.parents:
         continue
       lines = (trial / 'metrics.jsonl').read_text().splitlines()
-      if len(lines) > 1 and json.loads(lines[-1])['step'] < NUM_STEPS / 2:
-        found.append(process)
-  return found
+      is_ours = process.parent().name().startswith('ray::')  # those before may still be saving
+      if is_ours and len(lines) > 1 and json.loads(lines[-1])['step'] < NUM_STEPS / 2:
+        return process
+  return None
 
 
 def wait_for(what: Callable):
   """What comes, when it comes."""
   end = time.monotonic() + LIMIT_SECONDS
   while time.monotonic() < end:
-    with contextlib.suppress(LookupError):
-      if found := what():
-        return found
+    if found := what():
+      return found
     time.sleep(POLL_SECONDS)
   raise TimeoutError('nothing happens')
 
@@ -88,20 +87,26 @@ def torment(file: Path, folder: Path) -> None:
   """Runs the sweep on a cluster, and kills all that there is to kill."""
   cluster = Cluster(initialize_head=True, head_node_args={'num_cpus': 0})
   try:
-    nodes = [cluster.add_node(num_cpus=1) for _ in range(2)]
+    for _ in range(2):
+      cluster.add_node(num_cpus=1)
     address = {'RAY_ADDRESS': cluster.address}
     sweep = start(file, folder, '--engine=ray', **address)
-    trial = wait_for(lambda: running(folder))[0]
+    trial = wait_for(lambda: running(folder))
     print(f'kill {trial.pid}, a trial', flush=True)
     trial.kill()
-    worker = wait_for(lambda: [p for p in running(folder) if p.pid != trial.pid])[0].parent()
+    worker = wait_for(lambda: running(folder)).parent()
     print(f'kill {worker.pid}, {worker.name()}', flush=True)
     worker.kill()
-    wait_for(lambda: len(running(folder)) == 2)
-    print('remove a node', flush=True)
-    cluster.remove_node(nodes.pop(), allow_graceful=False)
+    raylet = wait_for(lambda: running(folder)).parent().parent().pid
+    (node,) = (
+      node
+      for node in cluster.worker_nodes
+      if raylet in (info.process.pid for info in node.all_processes['raylet'])
+    )
+    print(f'remove the node of raylet {raylet}', flush=True)
+    cluster.remove_node(node, allow_graceful=False)
     cluster.add_node(num_cpus=1)
-    wait_for(lambda: len(running(folder)) == 2)
+    wait_for(lambda: running(folder))
     print('stop the sweep', flush=True)
     sweep.send_signal(signal.SIGTERM)
     finish(sweep, -signal.SIGTERM)
@@ -131,7 +136,7 @@ def two_hosts(file: Path, root: Path) -> list[str]:
   cluster = Cluster(initialize_head=True, head_node_args={'num_cpus': 0})
   try:
     for _ in range(2):
-      cluster.add_node(num_cpus=1)
+      cluster.add_node(num_cpus=2)  # Ray Tune takes a thousandth of a core to watch them
     arguments = '--engine=ray', '--resources=hosts=2', '--workers=1'
     finish(start(file, root / 'hosts', *arguments, RAY_ADDRESS=cluster.address))
   finally:
