@@ -64,9 +64,8 @@ def _bare(tools: Tools) -> float:
   for done in dispatches:
     last = done
   jax.block_until_ready(last)
-  return (time.perf_counter() - start) / (
-    NUM_STEPS - tools.config['training']['steps_per_dispatch']
-  )
+  num_timed = NUM_STEPS - tools.config['training']['steps_per_dispatch']
+  return (time.perf_counter() - start) / num_timed
 
 
 def _save(tools: Tools, folder: Path) -> tuple[float, float]:

@@ -22,9 +22,8 @@ def run(num_turns: int) -> dict[str, list[dict]]:
   """Pictures per second of ours, PyTorch and torch.compile."""
   config = mnist_vae.get_config().to_dict()
   tools = Tools(build(config), config, None, jax.devices())
-  num_steps, batch_size = (
-    config['training'][name] for name in ('steps_per_dispatch', 'batch_size')
-  )
+  section, pictures = config['training'], tools.experiment.dataset.train.x
+  num_steps, batch_size = section['steps_per_dispatch'], section['batch_size']
   state = parallel.replicate(tools.initial_state(), tools.devices)
   dispatches = tools.dispatches(state, num_steps=num_steps * (num_turns + 1))
   cost = flops_per_picture(tools, batch_size)
@@ -33,9 +32,7 @@ def run(num_turns: int) -> dict[str, list[dict]]:
   items = NUM_PEER_STEPS * batch_size
   for name, compiled in (('PyTorch', False), ('torch.compile', True)):
     for suffix, fused in (('', False), (', fused Adam', True)):
-      train = peers.vae_training(
-        tools.experiment.dataset.train.x, batch_size, NUM_PEER_STEPS, compiled, fused
-      )
+      train = peers.vae_training(pictures, batch_size, NUM_PEER_STEPS, compiled, fused)
       works[name + suffix] = timing.Work(train, items, cost * items)
   return {'Training': timing.compare(works, num_turns, 'pictures', [OURS])}
 

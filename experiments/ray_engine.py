@@ -160,7 +160,7 @@ def _tune(trials, resources, folder, num_workers, callbacks, early_stopping) -> 
       grace_period=early_stopping.first_step,
       max_t=num_steps,
     )
-  with tempfile.TemporaryDirectory() as storage:  # what Ray Tune keeps; a trial keeps its own
+  with tempfile.TemporaryDirectory() as kept:  # what Ray Tune keeps; a trial keeps its own
     ray.tune.Tuner(
       ray.tune.with_resources(work, _WAITING if several else _as_ray(resources)),
       param_space={'name': ray.tune.grid_search([trial.name for trial in trials])},
@@ -168,7 +168,7 @@ def _tune(trials, resources, folder, num_workers, callbacks, early_stopping) -> 
         max_concurrent_trials=num_workers, scheduler=scheduler, reuse_actors=False
       ),
       run_config=ray.tune.RunConfig(
-        storage_path=storage,
+        storage_path=kept,
         verbose=0,
         failure_config=ray.tune.FailureConfig(max_failures=local_engine.NUM_RETRIES),
         callbacks=callbacks,
@@ -214,7 +214,7 @@ def _on_one(config: Mapping, folder: Path, resources: Mapping, num_steps: int | 
 def _on_hosts(config: Mapping, folder: Path, resources: Mapping, num_steps: int | None) -> dict:
   """Runs a trial in a process on each of several hosts."""
   own = folder / config['name']
-  with tempfile.TemporaryDirectory() as storage:
+  with tempfile.TemporaryDirectory() as kept:
     result = JaxTrainer(
       _on_host,
       train_loop_config={'folder': own, 'resources': resources},
@@ -231,7 +231,7 @@ def _on_hosts(config: Mapping, folder: Path, resources: Mapping, num_steps: int 
         placement_strategy='SPREAD' if resources['tpus'] else 'STRICT_SPREAD',
       ),
       run_config=ray.train.RunConfig(
-        storage_path=storage,
+        storage_path=kept,
         failure_config=ray.train.FailureConfig(max_failures=local_engine.NUM_RETRIES),
       ),
     ).fit()
