@@ -1,9 +1,10 @@
 """How the time of a step grows, with the exponent of the power that fits it best.
 
-Training of the VAE of `configs/mnist_vae.py` along batch size and width, of diffusion on digits
-along the levels T; the evaluated bound of diffusion along T, all terms of it; and training along
-the number of devices, at one global batch. The devices are virtual ones that share the cores of one
-machine: they show the overhead of devices alone, never a gain.
+Training of the VAE of `configs/digits_vae.py` along batch size and width, of diffusion on digits
+along the levels T; the evaluated bound of diffusion along T, all terms of it; and training of both
+along the number of devices, at one global batch. These are virtual devices that share the cores of
+one machine: up to the number of cores they gain what XLA leaves to one core, which is much for a
+U-Net and nothing for a VAE; beyond it they show the overhead of devices alone.
 """
 
 import json
@@ -33,8 +34,9 @@ def run(num_turns: int) -> dict[str, list[dict]]:
   calls |= {('T, training', T): _training(_diffusion(T)) for T in LEVELS}
   calls |= {('T, evaluation', T): _evaluation(_diffusion(T)) for T in LEVELS}
   seconds = timing.by_turns(calls, num_turns)
-  for devices in DEVICES:
-    seconds['virtual devices', devices] = _on_devices(devices, num_turns)
+  for name in TRAININGS:
+    for devices in DEVICES:
+      seconds[f'virtual devices, {name}', devices] = _on_devices(devices, name, num_turns)
   rows = []
   for (name, size), values in seconds.items():
     timed = timing.summarize([1e3 * value for value in values])
@@ -70,7 +72,7 @@ def _vae(batch_size: int = 128, width: int = 400) -> dict:
   return config
 
 
-def _diffusion(T: int) -> dict:
+def _diffusion(T: int = 40) -> dict:
   config = common.diffusion('digits').to_dict()
   config['schedule']['T'] = T
   config['denoiser'].update(widths=(16, 32))
@@ -96,10 +98,10 @@ def _evaluation(config: dict):
   return lambda: tools.scores(variables, tools.key(EVALUATE), split)
 
 
-def _on_devices(num_devices: int, num_turns: int) -> list[float]:
+def _on_devices(num_devices: int, name: str, num_turns: int) -> list[float]:
   """Seconds of each turn on so many virtual devices, in a process of its own."""
   done = subprocess.run(
-    [sys.executable, '-m', 'benchmarks.growth', str(num_turns)],
+    [sys.executable, '-m', 'benchmarks.growth', name, str(num_turns)],
     env={**os.environ, 'XLA_FLAGS': f'--xla_force_host_platform_device_count={num_devices}'},
     stdout=subprocess.PIPE,
     text=True,
@@ -108,5 +110,9 @@ def _on_devices(num_devices: int, num_turns: int) -> list[float]:
   return json.loads(done.stdout)
 
 
+# What is timed along the number of devices.
+TRAININGS = {'VAE': _vae, 'U-Net': _diffusion}
+
 if __name__ == '__main__':
-  print(json.dumps(timing.by_turns({'step': _training(_vae())}, int(sys.argv[1]))['step']))
+  call = _training(TRAININGS[sys.argv[1]]())
+  print(json.dumps(timing.by_turns({'step': call}, int(sys.argv[2]))['step']))

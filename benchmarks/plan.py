@@ -16,9 +16,8 @@ import time
 import jax
 
 from configs import digits_vae, variants
-from experiments import plan
+from experiments import compilation_cache, plan
 from experiments.build import build
-from experiments.run import enable_compilation_cache
 from experiments.tools import Tools
 from vaediff import parallel
 
@@ -128,5 +127,5 @@ def _step_seconds(config: dict, num_turns: int) -> list[float]:
 
 
 if __name__ == '__main__':
-  enable_compilation_cache()
+  compilation_cache.enable()
   print(json.dumps(_measure(*map(int, sys.argv[1:]), json.load(sys.stdin))))

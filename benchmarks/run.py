@@ -4,7 +4,9 @@
 
 Each suite compares by turns in one process, and writes FOLDER/NAME.json (tables, machine, versions,
 date, commit) and the same as Markdown, FOLDER/NAME.md, which is printed too. A suite is a module
-with run(num_turns) -> {title: rows of one table}.
+with run(num_turns) -> {title: rows of one table}; where it has SHARED_BATCHES, batch sizes, it runs
+on one device for each core of a CPU, as `parallel.divide_cpu` has it. All suites run in a process
+each.
 """
 
 import datetime
@@ -12,14 +14,14 @@ import importlib
 import importlib.metadata
 import os
 import platform
+import subprocess
 import sys
 from pathlib import Path
 
 from absl import flags
 
-from experiments import workdir
-from experiments.run import enable_compilation_cache
-from vaediff import reporting
+from experiments import compilation_cache, workdir
+from vaediff import parallel, reporting
 
 SUITES = (
   'vae',
@@ -47,20 +49,27 @@ def main(argv: list[str]) -> int:
   except flags.Error as error:
     print(f'error: {error}', file=sys.stderr)
     return 2
-  enable_compilation_cache()
+  if SUITE.value:
+    _run_suite(SUITE.value)
+    return 0
+  command = [sys.executable, '-m', 'benchmarks.run', *argv[1:]]
+  return max(subprocess.call([*command, f'--suite={name}']) for name in SUITES)
+
+
+def _run_suite(name: str) -> None:
+  compilation_cache.enable()
+  suite = importlib.import_module(f'benchmarks.{name}')
+  parallel.divide_cpu(0, getattr(suite, 'SHARED_BATCHES', (1,)))
   folder = Path(FOLDER.value)
   folder.mkdir(parents=True, exist_ok=True)
-  for name in [SUITE.value] if SUITE.value else SUITES:
-    suite = importlib.import_module(f'benchmarks.{name}')
-    tables = suite.run(NUM_TURNS.value)
-    reporting.write_json(
-      folder / f'{name}.json', {'tables': tables, 'num_turns': NUM_TURNS.value} | provenance()
-    )
-    parts = [f'{title}:\n\n{table(rows)}' for title, rows in tables.items()]
-    text = '\n'.join([f'{suite.__doc__.strip()}\n', *parts])
-    (folder / f'{name}.md').write_text(text)
-    print(text)
-  return 0
+  tables = suite.run(NUM_TURNS.value)
+  reporting.write_json(
+    folder / f'{name}.json', {'tables': tables, 'num_turns': NUM_TURNS.value} | provenance()
+  )
+  parts = [f'{title}:\n\n{table(rows)}' for title, rows in tables.items()]
+  text = '\n'.join([f'{suite.__doc__.strip()}\n', *parts])
+  (folder / f'{name}.md').write_text(text)
+  print(text)
 
 
 def provenance() -> dict:

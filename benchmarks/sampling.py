@@ -22,6 +22,8 @@ from experiments.tools import Tools
 from vaediff import parallel
 from vaediff.checkpoints import Checkpoints
 
+QUALITY_BATCH_SIZE = 500
+SHARED_BATCHES = (unet.BATCH_SIZE, QUALITY_BATCH_SIZE)
 NUM_STEPS, NUM_STEPS_OF_A_TURN = 1_000, 50
 PEER_WIDTHS, OUR_WIDTHS, OUR_BLOCKS = (16, 32, 64), (48, 24), 3
 RUNS = Path('runs/benchmarks')
@@ -105,7 +107,7 @@ def _distance(folder: Path, classifier: Path, solver: str, num_steps: int) -> di
   config = digits_diffusion.get_config().to_dict()
   config['schedule']['T'] = NUM_STEPS
   config['sampler'].update(name=solver, num_steps=num_steps)
-  config['sampling']['batch_size'] = 500
+  config['sampling']['batch_size'] = QUALITY_BATCH_SIZE
   config['quality']['classifier'] = str(classifier)
   tools = Tools(build(config), config, folder, jax.devices())
   with Checkpoints(folder / 'checkpoints', read_only=True) as checkpoints:

@@ -19,6 +19,7 @@ from vaediff.methods.diffusion import diffusion
 from vaediff.networks import Network, unet
 
 BATCH_SIZE, SHAPE = 64, (28, 28, 1)
+SHARED_BATCHES = (BATCH_SIZE,)
 PEER_WIDTHS = (32, 64, 128)
 OUR_WIDTHS, OUR_BLOCKS = (96, 48), 3
 # Of one dispatch, and of one chain.
@@ -31,8 +32,9 @@ def run(num_turns: int) -> dict[str, list[dict]]:
   method = our_method(network, NUM_SAMPLING_STEPS)
   params = jax.jit(network.init)(jax.random.key(0), *inputs(1))
   peer_cost, our_cost = peer_flops(model), our_flops(network, params)
-  forward = jax.jit(network.apply)
-  arguments = inputs(BATCH_SIZE)
+  devices = jax.devices()
+  forward = parallel.pmap(network.apply, devices)
+  arguments = parallel.replicate(params, devices), *parallel.shard(inputs(BATCH_SIZE), devices)
   tables = {}
   for title, ours, peer, num_calls, num_peer_calls, passes in (
     (
@@ -45,7 +47,7 @@ def run(num_turns: int) -> dict[str, list[dict]]:
     ),
     (
       'Forward',
-      lambda: forward(params, *arguments),
+      lambda: forward(*arguments),
       peers.unet_forward(model, BATCH_SIZE),
       1,
       1,

@@ -50,6 +50,7 @@ def as_autoencoder(vae: ConfigDict) -> ConfigDict:
 def diffusion(dataset: str) -> ConfigDict:
   """A diffusion model with a U-Net."""
   config = _base(dataset)
+  config.cpu_devices = 0
   config.method = ConfigDict(
     {
       'name': 'diffusion',
@@ -106,6 +107,7 @@ def as_denoising_chain(diffusion: ConfigDict) -> ConfigDict:
 def classifier(dataset: str) -> ConfigDict:
   """A convolutional classifier, for the features in which samples are compared with data."""
   config = _base(dataset)
+  config.cpu_devices = 0
   config.method = ConfigDict({'name': 'classifier', 'num_features': 64, 'max_shift': 1})
   config.trunk = ConfigDict({'name': 'conv', 'widths': (32, 64), 'num_blocks': 1})
   return config
@@ -125,6 +127,7 @@ def _base(dataset: str) -> ConfigDict:
     {
       'seed': 0,
       'seeds': 1,
+      'cpu_devices': 1,
       'compute_dtype': 'float32',
       'data': {'name': dataset, 'data_dir': '', 'binarize': False},
       'training': {

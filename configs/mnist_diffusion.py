@@ -14,14 +14,14 @@ from configs import common
 
 def get_config(variant: str = ''):
   config = common.diffusion('mnist')
-  config.method.decoder = 'nearest_level'
+  config.method.update(prediction='levels', decoder='levels', loss='continuous', times='antithetic')
   config.schedule = ConfigDict({'name': 'linear_log_snr', 'T': 1000, 'first': 13.3, 'last': -5.0})
   config.denoiser.update(
-    widths=(48, 96), num_blocks=1, patch_size=2, fourier_exponents=(1, 2, 3, 4, 5, 6, 7, 8)
+    widths=(24, 48, 96), num_blocks=1, attention=False, fourier_exponents=(1, 2, 3, 4, 5, 6)
   )
-  config.optimizer.learning_rate = 2e-3
+  config.optimizer.update(name='muon', learning_rate=8e-3)
   config.training.update(
-    num_steps=3_000, batch_size=64, steps_per_dispatch=20, checkpoint_every=500
+    num_steps=4_400, batch_size=32, steps_per_dispatch=20, checkpoint_every=1_100, ema_decay=0.998
   )
-  config.evaluation.update(batch_size=500, every=0, num_times=10)
+  config.evaluation.update(likelihood='continuous', batch_size=512, every=0, num_times=10)
   return common.finish(config, variant)

@@ -24,6 +24,7 @@ def _autoencoder() -> ConfigDict:
 
 def _diffusion() -> ConfigDict:
   config = common.diffusion('digits')
+  config.cpu_devices = 1
   config.method.decoder = 'nearest_level'
   config.denoiser = ConfigDict({'name': 'mlp', 'widths': (256, 256, 256), 'activation': 'silu'})
   config.schedule = ConfigDict({'name': 'linear_log_snr', 'T': 250, 'first': 7.5, 'last': -5.0})

@@ -64,18 +64,32 @@ def scores(tools: Tools, variables: Variables) -> list[dict[str, dict]]:
   return [likelihood.summarize(of_seed, dict(tools.method.units)) for of_seed in terms]
 
 
+def measure_between(tools: Tools, variables: Variables) -> list[dict[str, dict]]:
+  """What is measured while training goes on: the scores, and of a code its active units."""
+  metrics, code = scores(tools, variables), tools.method.code
+  if code is None:
+    return metrics
+  active = [codes.active_units(code.latent, q) for q in _posteriors(tools, variables)]
+  return [
+    own | {'active_units': {'value': float(value), 'stderr': stderr, 'unit': 'units'}}
+    for own, (value, stderr) in zip(metrics, active, strict=True)
+  ]
+
+
 def code_metrics(tools: Tools, variables: Variables) -> list[dict[str, dict]]:
   """Active units, information and the like, of the codes of the evaluation split."""
-  code, split = tools.method.code, tools.experiment.dataset.evaluation
+  code, num = tools.method.code, len(tools.experiment.dataset.evaluation.x)
   if code is None:
     return [{} for _ in tools.seeds]
-  posterior = tools.over_split(lambda variables, keys, batch: code.posterior(variables, batch.x))
   return [
-    codes.summarize(code.latent, jax.random.split(key, len(split.x)), q)
-    for key, q in zip(
-      tools.keys(SAMPLE), posterior(variables, tools.key(EVALUATE), split), strict=True
-    )
+    codes.summarize(code.latent, jax.random.split(key, num), q)
+    for key, q in zip(tools.keys(SAMPLE), _posteriors(tools, variables), strict=True)
   ]
+
+
+def _posteriors(tools: Tools, variables: Variables) -> list:
+  """q(z | x) over the evaluation split."""
+  return tools.posteriors(variables, tools.key(EVALUATE), tools.experiment.dataset.evaluation)
 
 
 def time_terms(tools: Tools, variables: Variables) -> list[dict[str, list]]:
@@ -108,7 +122,7 @@ def sample_quality(tools: Tools, variables: Variables) -> list[tuple[dict[str, d
   The metrics, and for methods with a chain a table of its drift, else None.
   """
   num, dataset = tools.config['quality']['num_samples'], tools.experiment.dataset
-  describe = _load_classifier(tools)
+  describe = load_classifier(tools.config, tools.devices)
   observe = tools.over_split(lambda variables, keys, batch: batch.x)
   reals = [
     observe(variables, tools.key(EVALUATE), split) for split in (dataset.train, dataset.evaluation)
@@ -228,18 +242,21 @@ def _classifier_config(config: dict) -> dict:
   return found
 
 
-def _load_classifier(tools: Tools) -> Callable:
-  """pictures [N, H, W, C] -> {'features': [N, F], 'log_probs': [N, C]}."""
-  config = _classifier_config(tools.config)
-  folder = storage.path(tools.config['quality']['classifier'])
+def load_classifier(config: dict, devices: Sequence[jax.Device]) -> Callable:
+  """What the classifier that a config names says of pictures on the data's own levels.
+
+  pictures [N, H, W, C] -> {'features': [N, F], 'log_probs': [N, C]}.
+  """
+  folder = storage.path(config['quality']['classifier'])
+  config = _classifier_config(config)
   # Pictures come observed already: they are described as they are.
   experiment = build(config)._replace(observe=lambda keys, x: x)
-  classifier = Tools(experiment, config, folder, tools.devices)
+  classifier = Tools(experiment, config, folder, devices)
   with Checkpoints(folder / 'checkpoints', read_only=True) as checkpoints:
     step, state = checkpoints.restore_newest(classifier.initial_state())
   if step != config['training']['num_steps']:
     raise RunError(f'the last checkpoint of the classifier {folder} is damaged; train it again')
-  variables = parallel.replicate(training.averaged(state), tools.devices)
+  variables = parallel.replicate(training.averaged(state), devices)
 
   def describe(pictures: np.ndarray):
     split = data.Split('described', pictures, np.full(len(pictures), -1, np.int32))

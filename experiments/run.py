@@ -24,7 +24,7 @@ from pathlib import Path
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
-from experiments import preemption, schema, storage
+from experiments import compilation_cache, preemption, schema, storage
 from vaediff import parallel
 from vaediff.errors import InputError, RunError
 
@@ -54,7 +54,9 @@ def main(argv: Sequence[str]) -> int:
     # Imported here, not at the top: a wrong command line is answered before orbax is loaded.
     from experiments import stages
 
-    enable_compilation_cache()
+    compilation_cache.enable()
+    batch_sizes = schema.batch_sizes(config)
+    parallel.divide_cpu(config['cpu_devices'], [size // n for size, n in batch_sizes.values()])
     if DISTRIBUTED.value:
       parallel.start_processes()
       if not parallel.is_primary():
@@ -150,20 +152,6 @@ def _unknown_override(argv: Sequence[str]) -> str | None:
     if name not in names:
       return f'{name} is not a field of this config{schema.nearest_name(name, names)}'
   return None
-
-
-def enable_compilation_cache() -> None:
-  """Keeps compiled programs in the user's cache folder, where the environment names no other.
-
-  All of them: those that compile in less than a second make up most of a short run's start.
-  """
-  import jax
-
-  if 'JAX_COMPILATION_CACHE_DIR' not in os.environ:
-    cache = Path(os.environ.get('XDG_CACHE_HOME') or Path.home() / '.cache')
-    jax.config.update('jax_compilation_cache_dir', str(cache / 'vaediff' / 'jax'))
-  if 'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS' not in os.environ:
-    jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.0)
 
 
 if __name__ == '__main__':

@@ -31,12 +31,14 @@ class Variants(NamedTuple):
 
 # What a config may ask for at most, far above what is of use: the levels of a noise schedule, whose
 # table is in memory several times; the units of a layer; layers and draws of a loss, each of which
-# is a part of the compiled program; seeds, each of which has a state. One more than allowed.
+# is a part of the compiled program; seeds, each of which has a state; devices made of a CPU. One
+# more than allowed.
 MOST_LEVELS = 10**6 + 1
 MOST_UNITS = 2**16
 MOST_LAYERS = 1001
 MOST_DRAWS = 1001
 MOST_SEEDS = 2**16
+MOST_CPU_DEVICES = 1025
 # Beyond it exp(log_snr) leaves the range of float32.
 LARGEST_LOG_SNR = 80
 
@@ -149,6 +151,8 @@ COMMON = {
   # seed, seed + 1, ..., seeds of them, each as in a run of its own.
   'seed': integer(0, below=2**32),
   'seeds': integer(1, below=MOST_SEEDS),
+  # 0: one for each core.
+  'cpu_devices': integer(0, below=MOST_CPU_DEVICES),
   'compute_dtype': one_of('float32', 'bfloat16'),
   'data': {'name': STRING, 'data_dir': STRING, 'binarize': BOOLEAN},
   'training': {
@@ -271,6 +275,17 @@ def check(config: Mapping) -> None:
         f'{path} is {value}; it has to be a multiple of training.steps_per_dispatch = '
         f'{per_dispatch}, as {nearest_multiples(value, per_dispatch)} are'
       )
+
+
+def batch_sizes(config: Mapping) -> dict[str, tuple[int, int]]:
+  """What the devices of a run share: {field: (size, in how many parts a device computes it)}."""
+  return {
+    f'{section}.batch_size': (
+      config[section]['batch_size'],
+      config[section].get('gradient_accumulation', 1),
+    )
+    for section in ('training', 'evaluation', 'sampling')
+  }
 
 
 def check_divisible(path: str, value: int, num_devices: int, num_parts: int = 1) -> None:

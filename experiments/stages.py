@@ -27,10 +27,8 @@ def run(config: dict, folder: Path, mode: str) -> None:
   """Runs `mode` of the experiment in its workdir; `train` goes on to evaluate and to sample."""
   parallel.check_equal({'mode': mode} | workdir.identity(config))
   devices = parallel.all_devices()
-  for section in ('training', 'evaluation', 'sampling'):
-    name = f'{section}.batch_size'
-    num_parts = config[section].get('gradient_accumulation', 1)
-    schema.check_divisible(name, config[section]['batch_size'], len(devices), num_parts)
+  for name, (size, num_parts) in schema.batch_sizes(config).items():
+    schema.check_divisible(name, size, len(devices), num_parts)
   parallel.on_primary(lambda: workdir.check(folder, config, mode))
   if mode == 'verify':
     # By the settings that the numbers on record were made with.
@@ -112,7 +110,7 @@ def train(
   def evaluate_between(step: int, state: training.TrainState) -> None:
     living, state = tools.living(state, step)
     variables = living.final_variables(state)
-    metrics = measures.scores(living, variables)
+    metrics = measures.measure_between(living, variables)
     if tools.method.sample is not None:
       _report_samples(living, reporter, step, living.draw(variables, NUM_PREVIEW_SAMPLES))
     _report_metrics(living, reporter, step, metrics)

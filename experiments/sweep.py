@@ -96,9 +96,7 @@ def parse(argv: Sequence[str]) -> Sweep:
         f'--{name} is missing; usage: python -m experiments.sweep --sweep=FILE --workdir=FOLDER'
       )
   sweep = trials.load(SWEEP.value)
-  given = dict(resource.partition('=')[::2] for resource in RESOURCES.value)
-  given = {name: int(text) if text.isdecimal() else text for name, text in given.items()}
-  return sweep._replace(resources=trials.check_resources(sweep.resources | given))
+  return sweep._replace(resources=trials.parse_resources(RESOURCES.value, sweep.resources))
 
 
 def forecast(sweep: Sweep, expanded: Sequence[Trial]) -> list[str]:

@@ -159,21 +159,30 @@ class Tools:
     return self.over_split(self.method.log_likelihood_bound or self.method.scores or test_loss)
 
   @functools.cached_property
+  def posteriors(self) -> Callable:
+    """q(z | x) over a split, of a method with a code."""
+    return self.over_split(
+      lambda variables, keys, batch: self.method.code.posterior(variables, batch.x)
+    )
+
+  @functools.cached_property
   def statistics(self) -> Callable:
     """`Method.statistics` over a split."""
     return self.over_split(self.method.statistics)
 
+  def in_batches(self, f: Callable) -> Callable:
+    """f, as `Method.sample` is, in batches: see `make_sampler`."""
+    return self._as_list(make_sampler, f, self.config['sampling']['batch_size'])
+
   @functools.cached_property
   def sampler(self) -> Callable:
     """`Method.sample` in batches."""
-    batch_size = self.config['sampling']['batch_size']
-    return self._as_list(make_sampler, self.method.sample, batch_size)
+    return self.in_batches(self.method.sample)
 
   @functools.cached_property
   def chains(self) -> Callable:
     """`Method.trajectory` in batches."""
-    batch_size = self.config['sampling']['batch_size']
-    return self._as_list(make_sampler, self.method.trajectory, batch_size)
+    return self.in_batches(self.method.trajectory)
 
   def labels(self, num: int) -> np.ndarray:
     """The classes in turn, for methods that know them."""

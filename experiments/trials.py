@@ -23,7 +23,7 @@ import hashlib
 import importlib.util
 import itertools
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -146,6 +146,13 @@ def check(fields: Any) -> Sweep:
   _check_field('best', fields['best'], schema.one_of('min', 'max'))
   fields['resources'] = check_resources(fields['resources'])
   return Sweep(**fields)
+
+
+def parse_resources(texts: Sequence[str], resources: Mapping) -> dict[str, Any]:
+  """The resources, those named in texts NAME=VALUE overridden. Raises InputError as below."""
+  given = dict(text.partition('=')[::2] for text in texts)
+  given = {name: int(text) if text.isdecimal() else text for name, text in given.items()}
+  return check_resources(resources | given)
 
 
 def check_resources(given: Mapping) -> dict[str, Any]:

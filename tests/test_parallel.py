@@ -50,6 +50,32 @@ def test_sum_gather_and_index():
   np.testing.assert_array_equal(index, np.arange(4))
 
 
+@pytest.mark.parametrize(
+  ('num_devices', 'batch_sizes', 'expected'),
+  [
+    (0, (64, 500, 64), 4),
+    (0, (120, 300, 64), 4),
+    (0, (99, 300), 3),  # four do not divide 99
+    (0, (16, 512), 2),  # eight examples for each
+    (0, (4, 512), 1),
+    (1, (64, 512), 1),
+    (7, (64, 512), 7),  # refused later, with the name of the batch
+  ],
+)
+def test_a_cpu_of_four_cores_is_divided(monkeypatch, num_devices, batch_sizes, expected):
+  monkeypatch.setenv('XLA_FLAGS', '')
+  monkeypatch.setenv('NPROC', '4')
+  updates = {}
+  monkeypatch.setattr(jax.config, 'update', updates.__setitem__)
+  parallel.divide_cpu(num_devices, batch_sizes)
+  assert updates == {'jax_num_cpu_devices': expected}
+
+
+def test_the_environment_has_the_last_word_on_the_division_of_a_cpu():
+  parallel.divide_cpu(2, (64,))  # with a backend, JAX itself would raise
+  assert len(jax.devices()) == 8
+
+
 def test_processes_that_say_different_things_are_named(monkeypatch):
   """Process after process is added; the second and the fourth have another version."""
   said = [{'config': 'c', 'optax': optax} for optax in ('1', '2', '1', '2')]

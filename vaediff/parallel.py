@@ -11,6 +11,7 @@ d below, where D counts all.
 """
 
 import hashlib
+import math
 import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import TypeVar
@@ -26,6 +27,8 @@ AXIS = 'devices'
 # A process that is silent for so long is taken for dead, and the others stop.
 HEARTBEAT_SECONDS = 30
 _MAX_MESSAGE_BYTES = 4096
+# Of one device, where a CPU is divided.
+_FEWEST_EXAMPLES = 8
 
 T = TypeVar('T')
 
@@ -53,6 +56,31 @@ def start_processes() -> None:
       'JAX_COORDINATOR_ADDRESS=HOST:PORT, JAX_NUM_PROCESSES and JAX_PROCESS_ID in each, or leave '
       '--distributed out'
     ) from error
+
+
+def divide_cpu(num_devices: int, batch_sizes: Sequence[int]) -> None:
+  """Has JAX take the CPU for several devices: to be called before anything asks for devices.
+
+  XLA computes one convolution or product on all cores, and most other operations on one; devices
+  that share a batch do those at the same time.
+
+  num_devices: 0 for one for each core, or for fewer where the batch sizes are not divisible by as
+  many, or a batch would leave a device fewer than eight examples. Changes nothing where XLA_FLAGS
+  has the number, nor on an accelerator.
+  """
+  if '--xla_force_host_platform_device_count' in os.environ.get('XLA_FLAGS', ''):
+    return
+  if num_devices == 0:
+    most = max(min(_num_cores(), min(batch_sizes) // _FEWEST_EXAMPLES), 1)
+    num_devices = max(n for n in range(1, most + 1) if math.gcd(*batch_sizes) % n == 0)
+  jax.config.update('jax_num_cpu_devices', num_devices)
+
+
+def _num_cores() -> int:
+  """The cores that XLA computes on."""
+  if 'NPROC' in os.environ:
+    return int(os.environ['NPROC'])
+  return len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
 
 
 def all_devices() -> list[jax.Device]:

@@ -12,13 +12,14 @@ from configs import mnist_diffusion
 
 def get_sweep():
   config = mnist_diffusion.get_config().unlock()
+  config.method.decoder = 'nearest_level'  # which goes with any prediction
   config.training.update(num_steps=20_000, batch_size=256, checkpoint_every=2_000)
   config.evaluation.update(batch_size=512)
   return {
     'config': config,
     'grid': {
       'method.prediction': ('v', 'eps'),
-      'denoiser.widths': ((48, 96), (96, 192)),
+      'denoiser.widths': ((24, 48, 96), (48, 96, 192)),
     },
     'random': {
       'optimizer.learning_rate': ('log_uniform', 3e-4, 1e-2),

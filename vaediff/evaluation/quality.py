@@ -331,12 +331,17 @@ def _squared_distances(x, y):
 
 
 def _high_share(pictures):
-  """The share of power above half the Nyquist frequency, and the influence of each picture [N]."""
+  """The share of power above half the Nyquist frequency, and the influence of each picture [N].
+
+  Of flat pictures, which have no power, it is 0.
+  """
   pictures = np.asarray(pictures, np.float64)
   power = np.square(fft.dctn(pictures, axes=(1, 2), norm='ortho')).sum(axis=3)
   power[:, 0, 0] = 0  # the mean
   rows, columns = (np.arange(size) / (2 * size) for size in pictures.shape[1:3])
   frequency = np.hypot(rows[:, None], columns)
   high, total = power[:, frequency > 0.25].sum(axis=1), power.sum(axis=(1, 2))
+  if not total.any():
+    return 0.0, np.zeros(len(total))
   share = high.mean() / total.mean()
   return share, (high - share * total) / total.mean()

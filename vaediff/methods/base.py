@@ -80,6 +80,9 @@ class Method(NamedTuple):
     labels as in Batch; a method without conditioning ignores them.
   trajectory(variables, keys [N], label [N]) -> {'x': [N, S+1, ...], 'log_snr': [N, S+1]}
     the chain behind the sample of the same keys, from noise to data, in real numbers on [-1, 1].
+  descend(variables, keys [N], label [N], x_t [N, ...], t) -> states [N, t+1, ...]
+    the rest of the chain from x_t, at level t of its S, to data, by the noise that `trajectory` has
+    from there on for the same keys: from states[:, S - t] of it the chain goes on as it does there.
   log_likelihood_bound(variables, keys [B], batch) -> {'elbo': [B], named terms: [B]}
   time_terms(variables, keys [B], batch) -> {'t': [B, K] int32, named terms: [B, K]}
     of a chain over t = 1..T: what each level contributes, at K levels of each example.
@@ -96,6 +99,7 @@ class Method(NamedTuple):
   fit: Callable[..., Variables] | None = None
   sample: Callable[..., jax.Array] | None = None
   trajectory: Callable[..., jax.Array] | None = None
+  descend: Callable[..., jax.Array] | None = None
   log_likelihood_bound: Callable[..., dict[str, jax.Array]] | None = None
   time_terms: Callable[..., dict[str, jax.Array]] | None = None
   reconstruct: Callable[..., jax.Array] | None = None

@@ -88,23 +88,34 @@ def denoising_chain(
     error = output_at(variables.params, x_t, t, batch.label) - eps
     return {'loss': gaussian.sum_event(jnp.square(error)) / x_0[0].size}
 
-  def descend(variables: Variables, keys, label, trajectory: bool):
+  def draw(variables: Variables, keys, label, trajectory: bool, x_t=None, t=T):
     def reverse_step(x_t, t):
       mean = guess(variables.params, x_t, t[0], label)
       return gaussian.Normal(mean, jnp.full_like(mean, -jnp.inf))
 
     return sampling.ancestral(
-      keys, event_shape, reverse_step, T, noise_scale=0.0, trajectory=trajectory
+      keys, event_shape, reverse_step, t, noise_scale=0.0, x_T=x_t, trajectory=trajectory
     )
 
   def sample(variables: Variables, keys, label):
-    return likelihoods.quantize(descend(variables, keys, label, trajectory=False), num_levels)
+    return likelihoods.quantize(draw(variables, keys, label, trajectory=False), num_levels)
 
   def trajectory(variables: Variables, keys, label):
-    _, states = descend(variables, keys, label, trajectory=True)
+    _, states = draw(variables, keys, label, trajectory=True)
     return {
       'x': jnp.moveaxis(states, 0, 1),
       'log_snr': jnp.broadcast_to(log_snr[::-1], (len(keys), T + 1)),
     }
 
-  return Method(init=init, loss=loss, units=(('loss', '1'),), sample=sample, trajectory=trajectory)
+  def descend(variables: Variables, keys, label, x_t, t: int):
+    _, states = draw(variables, keys, label, trajectory=True, x_t=x_t, t=t)
+    return jnp.moveaxis(states, 0, 1)
+
+  return Method(
+    init=init,
+    loss=loss,
+    units=(('loss', '1'),),
+    sample=sample,
+    trajectory=trajectory,
+    descend=descend,
+  )

@@ -146,6 +146,7 @@ def diffusion(
   num_times = T - 1 if num_times is None else num_times
   initial_log_snr = log_snr.table(log_snr.init()) if is_schedule_learned else log_snr
   levels = sampling.respace(initial_log_snr, num_sampling_steps or T, spacing)
+  num_steps = len(levels) - 1
   time_sampler = time_sampling.make(times, T)
   dim = int(np.prod(event_shape))
 
@@ -357,17 +358,18 @@ def diffusion(
   def fit(statistics):
     return {'x_0_error': reverse_process.mean_error(T, statistics['t'], statistics['x_0_error'])}
 
-  def draw(variables: Variables, keys, label, trajectory: bool):
+  def draw(variables: Variables, keys, label, trajectory: bool, x_t=None, t=num_steps):
+    """The chain from x_t at level t of those of sampling; from noise, where there is no x_t."""
     denoise = make_denoiser(variables.params, label, guidance=guidance)
-    options = dict(sampler_options or {}, trajectory=trajectory)
+    options = dict(sampler_options or {}, trajectory=trajectory, x_T=x_t)
     if sampler == 'ancestral':
       step = make_reverse_step(variables, denoise, levels)
-      return sampling.ancestral(keys, event_shape, step, len(levels) - 1, **options)
+      return sampling.ancestral(keys, event_shape, step, t, **options)
     return sampling.SOLVERS[sampler](
       keys,
       event_shape,
       lambda x_t, log_snr_t: denoise(x_t, log_snr_t)[0],
-      table(variables.params)[levels],
+      table(variables.params)[levels[: t + 1]],
       **options,
     )
 
@@ -382,6 +384,10 @@ def diffusion(
       'log_snr': jnp.broadcast_to(log_snr, (len(keys), len(levels))),
     }
 
+  def descend(variables: Variables, keys, label, x_t, t: int):
+    _, states = draw(variables, keys, label, trajectory=True, x_t=x_t, t=t)
+    return jnp.moveaxis(states, 0, 1)
+
   return Method(
     init=init,
     loss=loss_terms,
@@ -392,6 +398,7 @@ def diffusion(
     fit=fit if variance == 'optimal' else None,
     sample=sample,
     trajectory=trajectory,
+    descend=descend,
     log_likelihood_bound={
       'bound': variational_bound,
       'continuous': continuous_bound,

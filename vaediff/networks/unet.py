@@ -45,7 +45,8 @@ def denoiser(
                      quarter of 1
   attention          self-attention at the lowest resolution and in the middle
   fourier_exponents  n for the inputs sin(2^n pi x), cos(2^n pi x) (Kingma et al. 2021 take 7, 8)
-  remat              recompute blocks in the backward pass: less memory, a third more work
+  remat              recompute blocks in the backward pass: less memory, a third more work; no
+                     effect on CPU, where XLA takes the two computations for one again
 
   Raises ValueError for no widths, a size below 1, an unknown dtype, inputs of the wrong shape, and
   pictures that would be padded to twice their size.
