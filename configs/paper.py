@@ -1,0 +1,112 @@
+"""The runs behind the figures of the paper: every method and setting, five seeds in one program.
+
+  python -m experiments.run --config=configs/paper.py:digits_vae --workdir=runs/paper_digits_vae
+
+Names are DATASET_RUN, of DATASETS and RUNS, with `,quick` behind them for fewer steps, or `,tiny`
+for the same in seconds. `python -m experiments.paper` runs all that its figures ask for. On digits
+the networks are multi-layer perceptrons; on MNIST too, but for diffusion and the chain of
+denoisers, which have one U-Net.
+"""
+
+from ml_collections import ConfigDict
+
+from configs import common, digits_classifier, digits_vae, mnist_classifier
+from vaediff.errors import InputError
+
+DATASETS = ('digits', 'mnist')
+BETAS = (0.01, 0.1, 0.3, 1.0, 3.0, 10.0, 100.0)
+NUM_SEEDS = 5
+
+
+def _vae(dataset: str) -> ConfigDict:
+  if dataset == 'digits':
+    return digits_vae.get_config().unlock()
+  config = common.vae('mnist')
+  config.training.update(num_steps=20_000, steps_per_dispatch=500, checkpoint_every=20_000)
+  config.evaluation.update(batch_size=1000)
+  return config
+
+
+def _autoencoder(dataset: str) -> ConfigDict:
+  return common.as_autoencoder(_vae(dataset))
+
+
+def _diffusion(dataset: str) -> ConfigDict:
+  config = common.diffusion(dataset)
+  config.method.decoder = 'nearest_level'
+  first = 7.5 if dataset == 'digits' else 13.3
+  config.schedule = ConfigDict({'name': 'linear_log_snr', 'T': 250, 'first': first, 'last': -5.0})
+  if dataset == 'digits':
+    config.cpu_devices = 1
+    config.denoiser = ConfigDict({'name': 'mlp', 'widths': (256, 256, 256), 'activation': 'silu'})
+    config.training.update(num_steps=4_000)
+  else:
+    config.denoiser.update(widths=(48, 96), patch_size=2, fourier_exponents=(1, 2, 3, 4, 5, 6))
+    config.optimizer.learning_rate = 2e-3
+    config.training.update(num_steps=6_000, batch_size=64, steps_per_dispatch=20)
+    config.evaluation.update(batch_size=512, num_times=10)
+  return config
+
+
+def _denoising_chain(dataset: str) -> ConfigDict:
+  return common.as_denoising_chain(_diffusion(dataset))
+
+
+def _classifier(dataset: str) -> ConfigDict:
+  return (digits_classifier if dataset == 'digits' else mnist_classifier).get_config().unlock()
+
+
+# name: (base, {section: fields that differ}).
+RUNS = {
+  'classifier': (_classifier, {}),
+  'autoencoder': (_autoencoder, {}),
+  'autoencoder_2d': (_autoencoder, {'method': {'latent_dim': 2}}),
+  'denoising_chain': (_denoising_chain, {}),
+  'vae': (_vae, {}),
+  'vae_2d': (_vae, {'method': {'latent_dim': 2}}),
+  'vae_full': (_vae, {'method': {'posterior': 'full'}}),
+  'vae_box': (_vae, {'method': {'prior': 'uniform', 'posterior': 'box'}}),
+  **{f'vae_beta_{beta:g}': (_vae, {'kl_weight': {'beta': beta}}) for beta in BETAS if beta != 1},
+  # As many steps as half of the quick training has.
+  'vae_warmup': (_vae, {'kl_weight': {'warmup_steps': 500}}),
+  'vae_cyclical': (
+    _vae,
+    {'kl_weight': {'name': 'cyclical', 'beta': 1.0, 'period': 250, 'ramp': 0.5}},
+  ),
+  'vae_free_bits': (_vae, {'method': {'free_bits': 0.25}}),
+  'diffusion': (_diffusion, {}),
+  'diffusion_interpolated': (_diffusion, {'method': {'variance': 'interpolated'}}),
+}
+# What a quick training has of a whole one.
+QUICK_STEPS = {'vae': 1_000, 'autoencoder': 1_000, 'diffusion': 2_000, 'denoising_chain': 2_000}
+
+
+def beta_run(beta: float) -> str:
+  """The name of the run with this weight on the KL."""
+  return 'vae' if beta == 1 else f'vae_beta_{beta:g}'
+
+
+def get_config(name: str = ''):
+  name, _, variant = name.partition(',')
+  dataset, _, run = name.partition('_')
+  if dataset not in DATASETS or run not in RUNS or variant not in ('', 'quick', 'tiny'):
+    raise InputError(
+      f'unknown run {name!r} {variant!r} of the paper; it is DATASET_RUN or DATASET_RUN,quick, of '
+      f'{", ".join(DATASETS)} and {", ".join(RUNS)}'
+    )
+  base, sections = RUNS[run]
+  config = base(dataset)
+  for section, fields in sections.items():
+    if 'name' in fields:
+      config[section] = ConfigDict(fields)
+    else:
+      config[section].update(fields)
+  if run != 'classifier':
+    config.seeds = NUM_SEEDS
+    if variant == 'quick':
+      config.training.num_steps = QUICK_STEPS[config.method.name]
+    config.training.checkpoint_every = config.training.num_steps
+    # Curves along training are those of VAEs.
+    config.evaluation.every = config.training.num_steps // 10 if config.method.name == 'vae' else 0
+    config.sampling.batch_size = 250
+  return common.finish(config, 'tiny' if variant == 'tiny' else '')

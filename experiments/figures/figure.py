@@ -1,0 +1,202 @@
+"""What the figures share: the runs that they are computed from, and the file between the halves.
+
+A figure is a module with
+
+  TITLE: its heading. CAPTION: what it shows, one paragraph.
+  RUNS: the names of the runs of `configs/paper.py` that it is computed from, without the data set;
+    () for one of mathematics alone.
+  compute(study) -> {name: array}: all the numbers that it shows, and those of the claims that rest
+    on it. An axis of seeds comes first, [S, ...].
+  draw(arrays) -> a Matplotlib figure, of these numbers alone.
+"""
+
+import functools
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from experiments import measures, workdir
+from experiments.build import build
+from experiments.tools import EVALUATE, SAMPLE, Tools
+from vaediff import data, parallel, reporting, training
+from vaediff.checkpoints import Checkpoints
+from vaediff.errors import InputError
+from vaediff.evaluation import quality
+from vaediff.methods.base import Variables
+
+# What a .npz says of itself, as JSON in an array.
+PROVENANCE = 'provenance'
+# Of each seed, wherever samples are compared with data.
+NUM_SAMPLES = 1_000
+
+
+class Run(NamedTuple):
+  """A finished run: its functions, and what it has learned, of all seeds, on the devices."""
+
+  folder: Path
+  tools: Tools
+  state: training.TrainState
+  variables: Variables
+
+  def changed(self, **sections: Mapping[str, Any]) -> 'Run':
+    """The same parameters with other fields in these sections of the config."""
+    config = self.tools.config
+    config = config | {name: config[name] | fields for name, fields in sections.items()}
+    tools = Tools(build(config), config, self.folder, self.tools.devices)
+    return Run(self.folder, tools, self.state, tools.final_variables(self.state))
+
+  def draw(self) -> list[np.ndarray]:
+    """NUM_SAMPLES samples of each seed."""
+    return self.tools.draw(self.variables, NUM_SAMPLES)
+
+  def sample_by(self, f: Callable) -> list:
+    """f(variables, keys [N], label [N]) -> tree of [N, ...], for NUM_SAMPLES keys of each seed."""
+    return self.tools.in_batches(f)(
+      self.variables, self.tools.key(SAMPLE), self.tools.labels(NUM_SAMPLES)
+    )
+
+  def over_test(self, f: Callable) -> list:
+    """f(variables, keys, batch) -> tree of [N, ...] over the evaluation split, for each seed."""
+    split = self.tools.experiment.dataset.evaluation
+    return self.tools.over_split(f)(self.variables, self.tools.key(EVALUATE), split)
+
+  def scores(self) -> dict[str, np.ndarray]:
+    """What is measured of the evaluation split, {name: [S]}."""
+    return _stack(measures.scores(self.tools, self.variables))
+
+  def metric(self, name: str) -> np.ndarray:
+    """What results.json has by this name, [S]."""
+    entries = json.loads((self.folder / 'results.json').read_text())['seeds']
+    return np.array([entry['metrics'][name]['value'] for entry in entries])
+
+  def curves(self, names: Sequence[str]) -> dict[str, np.ndarray]:
+    """Metrics of the evaluation split along training: {'step': [E], name: [S, E]}."""
+    split = self.tools.experiment.dataset.evaluation.name
+    lines = map(json.loads, (self.folder / 'metrics.jsonl').read_text().splitlines())
+    found = {(line['seed'], line['step']): line for line in lines if line['split'] == split}
+    steps = sorted({step for _, step in found})
+    return {'step': np.array(steps)} | {
+      name: np.array([[found[seed, step][name] for step in steps] for seed in self.tools.seeds])
+      for name in names
+    }
+
+
+class Study:
+  """The finished runs of one data set, and the classifier in whose features pictures are compared.
+
+  dataset: its name. folder: that of the runs. configs: {name of a run: config}.
+  """
+
+  def __init__(
+    self,
+    dataset: str,
+    folder: Path,
+    configs: Mapping[str, dict],
+    devices: Sequence[jax.Device] | None = None,
+  ):
+    """devices: None for all."""
+    self.dataset, self._folder, self._configs = dataset, folder, configs
+    self._devices = devices or parallel.all_devices()
+    self._runs = {}
+
+  def run(self, name: str) -> Run:
+    """A run by its name. Raises InputError where it is not finished."""
+    if name not in self._runs:
+      self._runs[name] = self._load(name)
+    return self._runs[name]
+
+  def _load(self, name: str) -> Run:
+    folder, config = self._folder / f'{self.dataset}_{name}', self._configs[name]
+    if not workdir.is_finished(folder, config, ('results.json',)):
+      raise InputError(f'{folder} does not hold the finished run that a figure is computed from')
+    tools = Tools(build(config), config, folder, self._devices)
+    with Checkpoints(folder / 'checkpoints', read_only=True) as checkpoints:
+      _, state = checkpoints.restore_newest(tools.initial_state())
+    state = parallel.replicate(state, tools.devices)
+    return Run(folder, tools, state, tools.final_variables(state))
+
+  @property
+  def train(self) -> data.Split:
+    return self.run('classifier').tools.experiment.dataset.train
+
+  @property
+  def held_out(self) -> data.Split:
+    """The evaluation split."""
+    return self.run('classifier').tools.experiment.dataset.evaluation
+
+  def as_bytes(self, x: np.ndarray) -> np.ndarray:
+    """Pictures on the data's levels, on 0..255."""
+    num_levels = self.run('classifier').tools.experiment.num_levels
+    return np.round(x * (255 / (num_levels - 1))).astype(np.uint8)
+
+  @functools.cached_property
+  def _describe(self) -> Callable:
+    return measures.load_classifier(
+      self._configs['vae']
+      | {'quality': {'classifier': str(self._folder / f'{self.dataset}_classifier')}},
+      self._devices,
+    )
+
+  @functools.cached_property
+  def _halves(self) -> tuple[np.ndarray, np.ndarray]:
+    """Two parts of the training split without an example in common, as indices."""
+    num = min(len(self.train.x) // 2, NUM_SAMPLES)
+    order = np.random.default_rng(0).permutation(len(self.train.x))
+    return order[:num], order[num : 2 * num]
+
+  @functools.cached_property
+  def _features(self) -> np.ndarray:
+    return self._describe(self.train.x)['features']
+
+  def frechet_distances(self, of_seeds: Sequence[np.ndarray]) -> np.ndarray:
+    """Of samples to as many training pictures, in the features of the classifier, [S]."""
+    return self._compare(lambda real, fake: quality.frechet_distance(real, fake).value, of_seeds)
+
+  def recalls(self, of_seeds: Sequence[np.ndarray]) -> np.ndarray:
+    """The share of as many training pictures that samples cover, in the same features, [S]."""
+    return self._compare(
+      lambda real, fake: quality.neighbour_measures(real, fake)['recall'].value, of_seeds
+    )
+
+  def _compare(self, measure: Callable, of_seeds: Sequence[np.ndarray]) -> np.ndarray:
+    half, _ = self._halves
+    fakes = [self._describe(np.asarray(x[: len(half)]))['features'] for x in of_seeds]
+    return np.array([measure(self._features[half], fake) for fake in fakes])
+
+  @property
+  def frechet_floor(self) -> np.ndarray:
+    """The Frechet distance of as many other training pictures, a scalar."""
+    half, other = self._halves
+    return np.array(quality.frechet_distance(self._features[half], self._features[other]).value)
+
+  def sharpness(self, of_seeds: Sequence[np.ndarray]) -> np.ndarray:
+    """The sharpness of samples, that of real pictures being 1, [S]."""
+    half, _ = self._halves
+    return np.array([quality.sharpness(self.train.x[half], x).value for x in of_seeds])
+
+
+def _stack(of_seeds: Sequence[dict[str, dict]]) -> dict[str, np.ndarray]:
+  return {name: np.array([m[name]['value'] for m in of_seeds]) for name in of_seeds[0]}
+
+
+def save(path: Path, arrays: Mapping[str, np.ndarray], provenance: Mapping) -> None:
+  """Writes arrays as .npz, whole or not at all; equal arrays and provenance make equal files."""
+  text = np.array(json.dumps(provenance, sort_keys=True))
+  with reporting.replacing(path) as temporary, temporary.open('wb') as file:
+    np.savez_compressed(file, **arrays, **{PROVENANCE: text})
+
+
+def load(path: Path) -> tuple[dict[str, np.ndarray], dict]:
+  """The arrays of a .npz, and its provenance. Raises InputError where it is no such file."""
+  try:
+    with np.load(path, allow_pickle=False) as file:
+      arrays = dict(file)
+    return arrays, json.loads(str(arrays.pop(PROVENANCE)))
+  except (OSError, ValueError, KeyError, EOFError) as error:
+    raise InputError(
+      f'{path} cannot be read as a figure ({error}); delete it, and it is computed again'
+    ) from error

@@ -1,0 +1,95 @@
+"""F2: plain repeated denoising beside diffusion (lecture section 2.2)."""
+
+import jax
+import numpy as np
+
+from experiments.figures import style
+from experiments.figures.figure import Run, Study
+from vaediff import forward_process, gaussian, likelihoods
+from vaediff.evaluation import quality
+
+TITLE = 'Plain repeated denoising'
+CAPTION = (
+  'The chain of denoisers, each trained to give back x_{t-1} from x_t, with no noise put back, and '
+  'diffusion with the same network and schedule. Pictures, from noise (left) to data: true draws '
+  'of q(x_t), the chain, diffusion. Below: the Fréchet distance of x_t to q(x_t), in pixels; the '
+  'variance that x_t has too much or too little; the sharpness of the ends, that of real pictures '
+  'being 1. Means and 95% bands over the seeds.'
+)
+RUNS = ('classifier', 'denoising_chain', 'diffusion')
+SYSTEMS = {'denoising_chain': 'chain of denoisers', 'diffusion': 'diffusion'}
+NUM_LEVELS = 11
+
+
+def compute(study: Study) -> dict[str, np.ndarray]:
+  arrays = {'frechet_floor': study.frechet_floor}
+  for name in SYSTEMS:
+    run = study.run(name)
+    chains = run.sample_by(run.tools.method.trajectory)
+    levels = np.linspace(0, chains[0]['x'].shape[1] - 1, NUM_LEVELS).round().astype(int)
+    log_snr = chains[0]['log_snr'][0, levels]
+    real = _real_states(study, run, log_snr, len(chains[0]['x']))
+    drift = [
+      [
+        quality.drift(*(x.reshape(len(x), -1) for x in (states, chain['x'][:, level])))
+        for states, level in zip(real, levels, strict=True)
+      ]
+      for chain in chains
+    ]
+    arrays |= {
+      f'{measure}_{name}': np.array([[at[measure]['value'] for at in own] for own in drift])
+      for measure in ('frechet_distance', 'variance_change')
+    }
+    num_levels = run.tools.experiment.num_levels
+    ends = [np.asarray(likelihoods.quantize(c['x'][:, -1], num_levels)) for c in chains]
+    arrays[f'frechet_end_{name}'] = study.frechet_distances(ends)
+    arrays[f'sharpness_{name}'] = study.sharpness(ends)
+    arrays[f'states_{name}'] = _as_bytes(chains[0]['x'][:3, levels])
+    arrays['log_snr'], arrays['states_real'] = log_snr, _as_bytes(np.stack(real, axis=1)[:3])
+  return arrays
+
+
+def _real_states(study: Study, run: Run, log_snr, num: int) -> list[np.ndarray]:
+  """Draws of q(x_t) at each level, of `num` training pictures spread over the split."""
+  index = np.arange(num) * len(study.train.x) // num
+  x_0 = likelihoods.center(study.train.x[index], run.tools.experiment.num_levels)
+  return [
+    np.asarray(
+      gaussian.sample(
+        jax.random.fold_in(jax.random.key(0), i), forward_process.marginal(x_0, np.float32(level))
+      )
+    )
+    for i, level in enumerate(log_snr)
+  ]
+
+
+def _as_bytes(states: np.ndarray) -> np.ndarray:
+  """[N, L, H, W, C] on [-1, 1] as bytes, clipped."""
+  return np.round(127.5 * (np.clip(states, -1, 1) + 1)).astype(np.uint8)
+
+
+def draw(arrays):
+  fig, axes = style.panels(2, 3)
+  for ax, name, title in zip(
+    axes[0], ('real', *SYSTEMS), ('true q(x_t)', *SYSTEMS.values()), strict=True
+  ):
+    states = arrays[f'states_{name}']
+    style.pictures(ax, states.reshape(-1, *states.shape[2:]), states.shape[1], title)
+  # The end has no noise: it stands where a next level would.
+  x = np.arange(NUM_LEVELS)
+  labels = [f'{value:.1f}' for value in arrays['log_snr'][:-1]] + ['data']
+  for ax, measure, title in (
+    (axes[1, 0], 'frechet_distance', 'Fréchet distance to q(x_t)'),
+    (axes[1, 1], 'variance_change', 'relative change of variance'),
+  ):
+    for i, (name, label) in enumerate(SYSTEMS.items()):
+      style.line(ax, x, arrays[f'{measure}_{name}'], i, label)
+    ax.set_xticks(x[::2], labels[::2])
+    ax.set(xlabel='log-SNR', ylabel=title)
+  axes[1, 0].legend()
+  axes[1, 1].axhline(0, color='0.4', linewidth=0.8)
+  sharpness = np.stack([arrays[f'sharpness_{name}'] for name in SYSTEMS], axis=1)
+  style.points(axes[1, 2], list(SYSTEMS.values()), sharpness)
+  style.floor(axes[1, 2], 1.0)
+  axes[1, 2].set(ylabel='sharpness')
+  return fig

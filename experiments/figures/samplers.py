@@ -1,0 +1,53 @@
+"""F12: samplers beside each other, along the calls of the network (section 4)."""
+
+import numpy as np
+
+from experiments.figures import style
+from experiments.figures.figure import Study
+
+TITLE = 'Samplers'
+CAPTION = (
+  'The Fréchet distance of samples of one trained model along the calls of its network, for every '
+  'sampler: ancestral steps, DDIM (Song et al. 2021) with eta 0 and 1, DPM-Solver++(2M) (Lu et al. '
+  '2022) and Heun (Karras et al. 2022). Means and 95% bands over the seeds.'
+)
+RUNS = ('classifier', 'diffusion')
+# label: fields of the sampler.
+SAMPLERS = {
+  'ancestral': {'name': 'ancestral'},
+  'DDIM': {'name': 'ddim'},
+  'DDIM, eta 1': {'name': 'ddim', 'eta': 1.0},
+  'DPM-Solver++(2M)': {'name': 'dpm_solver_pp_2m', 'spacing': 'log_snr'},
+  'Heun': {'name': 'heun', 'spacing': 'log_snr'},
+}
+STEPS = (5, 10, 20, 50, 250)
+
+
+def compute(study: Study) -> dict[str, np.ndarray]:
+  arrays = {'frechet_floor': study.frechet_floor}
+  for label, fields in SAMPLERS.items():
+    # Heun calls the network twice in all steps but the last.
+    is_heun = fields['name'] == 'heun'
+    steps = [max(num // 2, 1) for num in STEPS[:-1]] if is_heun else STEPS
+    arrays[f'calls_{label}'] = np.array([2 * num - 1 if is_heun else num for num in steps])
+    arrays[f'frechet_{label}'] = np.stack(
+      [
+        study.frechet_distances(
+          study.run('diffusion').changed(sampler=fields | {'num_steps': num}).draw()
+        )
+        for num in steps
+      ],
+      axis=1,
+    )
+  return arrays
+
+
+def draw(arrays):
+  fig, axes = style.panels(1, 1, width=4.5, height=3.2)
+  ax = axes[0, 0]
+  for i, label in enumerate(SAMPLERS):
+    style.line(ax, arrays[f'calls_{label}'], arrays[f'frechet_{label}'], i, label)
+  style.floor(ax, arrays['frechet_floor'])
+  ax.set(xscale='log', yscale='log', xlabel='calls of the network', ylabel='Fréchet distance')
+  ax.legend()
+  return fig

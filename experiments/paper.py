@@ -1,0 +1,74 @@
+"""The lecture as a paper: every figure and every claim, computed here.
+
+  python -m experiments.paper --workdir=W [--quick] [--resources=cpus=2] [--workers=N]
+
+Trains what the figures are computed from (W/runs, five seeds of each run of configs/paper.py), on
+digits and MNIST; with --quick on digits alone, with fewer steps, in half an hour on two CPU cores.
+Then W/paper gets
+
+  NAME_DATASET.npz, .pdf, .png    the numbers of each figure, and the figure (NAME alone where it
+                                  is of mathematics); trajectories as .gif too
+  claims.json, claims.md          what the lecture claims, what was measured of it, the verdict
+  index.html                      all of it on one page
+
+What is there is not made again: the same command goes on where it was stopped, a figure whose
+files are gone is the only one that is made again, and one whose runs have another config is made
+anew. --resources is what each run gets, as of a sweep, and --workers how many run at a time.
+
+Exit status: 0 done; 2 the input is wrong, with one line that says how to mend it; 1 anything else.
+"""
+
+import signal
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from absl import flags
+
+from experiments import compilation_cache, preemption, publishing, trials
+from vaediff.errors import InputError, RunError
+
+WORKDIR = flags.DEFINE_string('workdir', None, 'Folder of the runs and of the paper.')
+QUICK = flags.DEFINE_bool('quick', False, 'Digits alone, with fewer steps.')
+RESOURCES = flags.DEFINE_list('resources', [], 'What each run gets: NAME=VALUE,...')
+WORKERS = flags.DEFINE_integer('workers', None, 'Runs at a time; as many as there is room for.')
+
+
+def main(argv: Sequence[str]) -> int:
+  """Runs the program; returns the exit status, or ends by the signal that stopped it."""
+  if {'-h', '--help'} & set(argv[1:]):
+    print(f'{__doc__}\n{flags.FLAGS.main_module_help()}')
+    return 0
+  try:
+    folder, resources = parse(argv)
+    compilation_cache.enable()
+    with preemption.Guard():
+      publishing.publish(folder, QUICK.value, resources, WORKERS.value)
+  except InputError as error:
+    print(f'error: {" ".join(str(error).split())}', file=sys.stderr)
+    return 2
+  except RunError as error:
+    print(f'error: {" ".join(str(error).split())}', file=sys.stderr)
+    return 1
+  except preemption.Stopped as stop:
+    text = f'stopped by {signal.Signals(stop.signum).name}; the same command goes on'
+    print(text, file=sys.stderr, flush=True)
+    preemption.die(stop.signum)
+  return 0
+
+
+def parse(argv: Sequence[str]) -> tuple[Path, dict]:
+  """The folder and the resources. Raises InputError for a wrong command line."""
+  try:
+    rest = flags.FLAGS(argv)
+  except flags.Error as error:
+    raise InputError(error) from error
+  if rest[1:]:
+    raise InputError(f'unexpected argument {rest[1]!r}; options have the form --name=value')
+  if not WORKDIR.value:
+    raise InputError('--workdir is missing; usage: python -m experiments.paper --workdir=FOLDER')
+  return Path(WORKDIR.value), trials.parse_resources(RESOURCES.value, {})
+
+
+if __name__ == '__main__':
+  sys.exit(main(sys.argv))

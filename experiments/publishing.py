@@ -1,0 +1,162 @@
+"""What is missing of a paper is made: runs, numbers, figures, claims, the page."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import NamedTuple
+
+from tqdm import tqdm
+
+from configs import paper as runs
+from experiments import claims, local_engine, page, workdir
+from experiments.figures import FIGURES
+from experiments.figures import figure as figure_file
+from experiments.figures.figure import Study
+from experiments.trials import Trial
+from vaediff import data, reporting
+from vaediff.errors import RunError
+
+
+class Part(NamedTuple):
+  """A figure for one data set; '' where it is of mathematics alone."""
+
+  name: str
+  dataset: str
+  module: ModuleType
+  provenance: dict
+
+  @property
+  def stem(self) -> str:
+    return f'{self.name}_{self.dataset}' if self.dataset else self.name
+
+  def suffixes(self) -> tuple[str, ...]:
+    """Of the files that are drawn."""
+    return ('.pdf', '.png', *(('.gif',) if hasattr(self.module, 'animate') else ()))
+
+
+def publish(folder: Path, quick: bool, resources: Mapping, num_workers: int | None) -> None:
+  """Makes all that is missing of the paper of a folder.
+
+  Raises InputError where data or runs are not in order, RunError where a run has failed.
+  """
+  datasets = ('digits',) if quick else runs.DATASETS
+  configs = {dataset: _configs(dataset, quick) for dataset in datasets}
+  for of_dataset in configs.values():
+    section = of_dataset['vae']['data']
+    data.load(section['name'], section['data_dir'], 'test')  # not there: nothing is begun
+  folder.mkdir(parents=True, exist_ok=True)
+  (folder / 'paper').mkdir(exist_ok=True)
+  with workdir.locked(folder):
+    parts = list(_parts(configs))
+    missing = [part for part in parts if not _is_computed(folder, part)]
+    _train(folder / 'runs', _trials(missing, configs), resources, num_workers)
+    studies = {name: Study(name, folder / 'runs', of_set) for name, of_set in configs.items()}
+    for part in tqdm(missing, unit='figure', disable=not missing):
+      arrays = part.module.compute(studies.get(part.dataset))
+      for suffix in part.suffixes():
+        _file(folder, part, suffix).unlink(missing_ok=True)
+      figure_file.save(_file(folder, part, '.npz'), arrays, part.provenance)
+    for part in parts:
+      if not all(_file(folder, part, suffix).exists() for suffix in part.suffixes()):
+        _draw(folder, part)
+    _judge(folder, parts)
+
+
+def _configs(dataset: str, quick: bool) -> dict[str, dict]:
+  variant = ',quick' if quick else ''
+  return {name: runs.get_config(f'{dataset}_{name}{variant}').to_dict() for name in runs.RUNS}
+
+
+def _parts(configs: Mapping[str, Mapping[str, dict]]) -> Iterator[Part]:
+  """Every figure for every data set, with what it is computed from."""
+  shared = {'commit': workdir.commit(), 'versions': workdir.versions()}
+  for name, module in FIGURES.items():
+    for dataset in configs if module.RUNS else ('',):
+      hashes = {run: workdir.config_hash(configs[dataset][run]) for run in module.RUNS}
+      yield Part(name, dataset, module, {'figure': name, 'runs': hashes, **shared})
+
+
+def _file(folder: Path, part: Part, suffix: str) -> Path:
+  return folder / 'paper' / f'{part.stem}{suffix}'
+
+
+def _is_computed(folder: Path, part: Part) -> bool:
+  """Whether the numbers are there, of runs with these very configs."""
+  path = _file(folder, part, '.npz')
+  if not path.exists():
+    return False
+  _, provenance = figure_file.load(path)
+  return all(provenance.get(key) == part.provenance[key] for key in ('figure', 'runs'))
+
+
+def _trials(missing: Sequence[Part], configs: Mapping[str, Mapping[str, dict]]) -> list[Trial]:
+  """The runs that the missing figures need, the longest first."""
+  needed = {(part.dataset, run) for part in missing for run in part.module.RUNS}
+  named = [Trial(f'{dataset}_{run}', {}, configs[dataset][run]) for dataset, run in needed]
+  order = list(runs.RUNS)[::-1]  # those of diffusion come last there
+  return sorted(named, key=lambda t: order.index(t.name.partition('_')[2]))
+
+
+def _train(
+  folder: Path, needed: Sequence[Trial], resources: Mapping, num_workers: int | None
+) -> None:
+  """Runs what is not done. Raises RunError where a run has failed."""
+  files = {'classifier': ('results.json',)}
+  waiting = [
+    trial
+    for trial in needed
+    if not workdir.is_finished(
+      folder / trial.name,
+      trial.config,
+      files.get(trial.config['method']['name'], ('results.json', 'samples.png')),
+    )
+  ]
+  failed = {}
+  with tqdm(total=len(needed), initial=len(needed) - len(waiting), unit='run') as bar:
+
+    def report(state: str, name: str, text: str) -> None:
+      if state == 'failed':
+        failed[name] = text
+      bar.set_postfix_str(f'{name} {state}', refresh=False)
+      bar.update(state != 'running')
+
+    for trial in waiting:
+      (folder / trial.name).mkdir(parents=True, exist_ok=True)
+      reporting.write_json(folder / trial.name / 'config.json', trial.config)
+    local_engine.run(waiting, resources, folder, num_workers, report)
+  if failed:
+    lines = '; '.join(f'{folder / name}: {text}' for name, text in failed.items())
+    raise RunError(f'{len(failed)} of {len(waiting)} runs have failed: {lines}')
+
+
+def _draw(folder: Path, part: Part) -> None:
+  """Draws a figure from its file."""
+  from matplotlib import pyplot as plt
+
+  arrays, _ = figure_file.load(_file(folder, part, '.npz'))
+  drawn = part.module.draw(arrays)
+  for suffix, metadata in (('.pdf', {'CreationDate': None}), ('.png', {'Software': None})):
+    with reporting.replacing(_file(folder, part, suffix)) as temporary:
+      drawn.savefig(temporary, format=suffix[1:], metadata=metadata)
+  plt.close(drawn)
+  if hasattr(part.module, 'animate'):
+    frames, milliseconds = part.module.animate(arrays), part.module.FRAME_MILLISECONDS
+    reporting.write_animation(_file(folder, part, '.gif'), frames, milliseconds)
+
+
+def _judge(folder: Path, parts: Sequence[Part]) -> None:
+  """Writes the claims and the page."""
+  arrays = {}
+  for part in parts:
+    arrays.setdefault(part.name, {})[part.dataset] = figure_file.load(_file(folder, part, '.npz'))[
+      0
+    ]
+  judged, paper = claims.judge(arrays), folder / 'paper'
+  reporting.write_json(paper / 'claims.json', judged)
+  for name, text in (
+    ('claims.md', claims.markdown(judged)),
+    ('index.html', page.html(parts, judged)),
+  ):
+    with reporting.replacing(paper / name) as temporary:
+      temporary.write_text(text)
+  print(f'{claims.markdown(judged)}\n{paper / "index.html"}')
