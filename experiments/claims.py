@@ -51,9 +51,13 @@ def _one(effect) -> dict[str, np.ndarray]:
 
 
 def _chain_growth(a: Arrays) -> dict[str, np.ndarray]:
-  """The distance to q(x_t), from half-way to the end."""
+  """By how much the distance to q(x_t) grows along the chain."""
   distance = a['frechet_distance_denoising_chain']
-  return _one(distance[:, -1] - distance[:, distance.shape[1] // 2])
+  middle = distance.shape[1] // 2
+  return {
+    'from the start to the middle': distance[:, middle] - distance[:, 0],
+    'from the middle to the end': distance[:, -1] - distance[:, middle],
+  }
 
 
 def _coin(a: Arrays) -> dict[str, np.ndarray]:
@@ -174,7 +178,7 @@ CLAIMS = (
   Claim(
     '2.2',
     'Each denoiser goes a little outside the right distribution, and the errors accumulate.',
-    'Fréchet distance of x_t to q(x_t), in pixels, at the end less half-way',
+    'growth of the Fréchet distance of x_t to q(x_t), in pixels',
     'f02_repeated_denoising',
     _chain_growth,
   ),

@@ -21,6 +21,8 @@ VARIANCES = {
   'optimal': 'optimal',
 }
 NUM_STEPS = (5, 10, 25, 100)
+# Training pictures that the optimal variance is fitted to.
+NUM_FITTED = 500
 # Terms are averaged over so many neighbouring levels.
 NUM_BINS = 25
 
@@ -29,7 +31,7 @@ def compute(study: Study) -> dict[str, np.ndarray]:
   arrays = {'steps': np.array(NUM_STEPS), 'frechet_floor': study.frechet_floor}
   for variance in VARIANCES:
     run = study.run('diffusion_interpolated' if variance == 'interpolated' else 'diffusion')
-    run = run.changed(method={'variance': variance})
+    run = run.changed(method={'variance': variance}, fit={'num_examples': NUM_FITTED})
     tables = measures.time_terms(run.tools, run.variables)
     terms = np.array([table['bound_term']['value'] for table in tables])
     # The first, the decoder's, stands by itself.

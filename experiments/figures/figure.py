@@ -47,7 +47,10 @@ class Run(NamedTuple):
     config = self.tools.config
     config = config | {name: config[name] | fields for name, fields in sections.items()}
     tools = Tools(build(config), config, self.folder, self.tools.devices)
-    return Run(self.folder, tools, self.state, tools.final_variables(self.state))
+    # How samples are drawn changes nothing in what is fitted, but which codes they are drawn from.
+    is_same = set(sections) <= {'sampler'} and 'codes' not in sections['sampler']
+    variables = self.variables if is_same else tools.final_variables(self.state)
+    return Run(self.folder, tools, self.state, variables)
 
   def draw(self) -> list[np.ndarray]:
     """NUM_SAMPLES samples of each seed."""
