@@ -76,6 +76,11 @@ def run(
     stop([p.process for p in running])
 
 
+def check(resources: Mapping, num_workers: int | None) -> None:
+  """Raises InputError where `run` would for these resources."""
+  _slots(resources, num_workers)
+
+
 def start(
   folder: Path,
   environment: Mapping[str, str],

@@ -39,6 +39,7 @@ def publish(folder: Path, quick: bool, resources: Mapping, num_workers: int | No
 
   Raises InputError where data or runs are not in order, RunError where a run has failed.
   """
+  local_engine.check(resources, num_workers)
   datasets = ('digits',) if quick else runs.DATASETS
   configs = {dataset: _configs(dataset, quick) for dataset in datasets}
   for of_dataset in configs.values():
