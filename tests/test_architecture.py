@@ -28,6 +28,13 @@ LAYERS = [
   ['vaediff.reporting', 'vaediff'],
   ['experiments.*', 'experiments', 'configs.*', 'configs'],
   ['configs.sweeps.*', 'configs.sweeps'],
+  ['experiments.figures.style', 'experiments.figures.figure'],
+  ['experiments.figures.*'],
+  ['experiments.figures'],
+  ['experiments.claims'],
+  ['experiments.page'],
+  ['experiments.publishing'],
+  ['experiments.paper'],
 ]
 
 

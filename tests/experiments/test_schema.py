@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from configs import compare, variants
+from configs import compare, paper, variants
 from experiments import schema
 from vaediff.errors import InputError
 
@@ -21,6 +21,7 @@ CONFIGS = sorted(
 FAMILIES = {
   'compare': [f'{dataset}_{system}' for dataset in compare.STEPS for system in compare.SYSTEMS],
   'variants': list(variants.VARIANTS),
+  'paper': [*(f'digits_{run}' for run in paper.RUNS), 'mnist_vae', 'mnist_diffusion'],
 }
 VARIANTS = [(name, variant) for name in CONFIGS for variant in FAMILIES.get(name, [''])]
 

@@ -118,7 +118,7 @@ def test_a_dry_run_tells_the_trials_and_what_they_cost_and_writes_nothing(tmp_pa
   )
   lines = done.stdout.splitlines()
   assert len({line.split()[0] for line in lines[:256]}) == 256
-  assert 'method.prediction = v, denoiser.widths = (48, 96)' in lines[0]
+  assert 'method.prediction = v, denoiser.widths = (24, 48, 96)' in lines[0]
   assert '256 trials' in lines[256]
   assert 'without those whose cost is unknown: data set mnist is not prepared' in lines[257]
   assert not (tmp_path / 'w').exists()
