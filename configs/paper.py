@@ -3,10 +3,9 @@
   python -m experiments.run --config=configs/paper.py:digits_vae --workdir=runs/paper_digits_vae
 
 Names are DATASET_RUN, of DATASETS and RUNS, with `,quick` behind them for fewer steps, or `,tiny`
-for the same in seconds. `python -m experiments.paper` runs all that its figures ask for. A quick run
-takes between 10 seconds and 3.5 minutes on one CPU core. On digits
-the networks are multi-layer perceptrons; on MNIST too, but for diffusion and the chain of
-denoisers, which have one U-Net.
+for the same in seconds. `python -m experiments.paper` runs all that its figures ask for; a quick
+one takes between 10 seconds and 3.5 minutes on one CPU core. On digits the networks are multi-layer
+perceptrons; on MNIST too, but for diffusion and the chain of denoisers, which have one U-Net.
 """
 
 from ml_collections import ConfigDict
