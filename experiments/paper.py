@@ -18,15 +18,13 @@ anew. --resources is what each run gets, as of a sweep, and --workers how many r
 Exit status: 0 done; 2 the input is wrong, with one line that says how to mend it; 1 anything else.
 """
 
-import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from absl import flags
 
-from experiments import compilation_cache, preemption, publishing, trials
-from vaediff.errors import InputError, RunError
+from experiments import compilation_cache, preemption, program, publishing, trials
 
 WORKDIR = flags.DEFINE_string('workdir', None, 'Folder of the runs and of the paper.')
 QUICK = flags.DEFINE_bool('quick', False, 'Digits alone, with fewer steps.')
@@ -36,38 +34,16 @@ WORKERS = flags.DEFINE_integer('workers', None, 'Runs at a time; as many as ther
 
 def main(argv: Sequence[str]) -> int:
   """Runs the program; returns the exit status, or ends by the signal that stopped it."""
-  if {'-h', '--help'} & set(argv[1:]):
-    print(f'{__doc__}\n{flags.FLAGS.main_module_help()}')
-    return 0
-  try:
-    folder, resources = parse(argv)
+
+  def body() -> int:
+    program.parse(argv, 'python -m experiments.paper --workdir=FOLDER', ['workdir'])
+    resources = trials.parse_resources(RESOURCES.value, {})
     compilation_cache.enable()
     with preemption.Guard():
-      publishing.publish(folder, QUICK.value, resources, WORKERS.value)
-  except InputError as error:
-    print(f'error: {" ".join(str(error).split())}', file=sys.stderr)
-    return 2
-  except RunError as error:
-    print(f'error: {" ".join(str(error).split())}', file=sys.stderr)
-    return 1
-  except preemption.Stopped as stop:
-    text = f'stopped by {signal.Signals(stop.signum).name}; the same command goes on'
-    print(text, file=sys.stderr, flush=True)
-    preemption.die(stop.signum)
-  return 0
+      publishing.publish(Path(WORKDIR.value), QUICK.value, resources, WORKERS.value)
+    return 0
 
-
-def parse(argv: Sequence[str]) -> tuple[Path, dict]:
-  """The folder and the resources. Raises InputError for a wrong command line."""
-  try:
-    rest = flags.FLAGS(argv)
-  except flags.Error as error:
-    raise InputError(error) from error
-  if rest[1:]:
-    raise InputError(f'unexpected argument {rest[1]!r}; options have the form --name=value')
-  if not WORKDIR.value:
-    raise InputError('--workdir is missing; usage: python -m experiments.paper --workdir=FOLDER')
-  return Path(WORKDIR.value), trials.parse_resources(RESOURCES.value, {})
+  return program.exit_status(argv, __doc__, body)
 
 
 if __name__ == '__main__':

@@ -21,7 +21,6 @@ failed. A sweep that SIGTERM or SIGINT has stopped has its trials save, and ends
 
 import functools
 import json
-import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -34,6 +33,7 @@ from experiments import (
   local_engine,
   plan,
   preemption,
+  program,
   schema,
   search,
   storage,
@@ -62,39 +62,23 @@ _STOPPED = '.stopped_early'
 
 def main(argv: Sequence[str]) -> int:
   """Runs the program; returns the exit status, or ends by the signal that stopped it."""
-  if {'-h', '--help'} & set(argv[1:]):
-    print(f'{__doc__}\n{flags.FLAGS.main_module_help()}')
-    return 0
-  jax.config.update('jax_platforms', 'cpu')  # accelerators are for the trials
-  try:
+
+  def body() -> int:
+    jax.config.update('jax_platforms', 'cpu')  # accelerators are for the trials
     sweep = parse(argv)
     if DRY_RUN.value:
       print('\n'.join(forecast(sweep, next(search.rounds(sweep, {})))))
       return 0
     with preemption.Guard():
       return 1 if run(sweep, storage.path(WORKDIR.value)) else 0
-  except InputError as error:
-    print(f'error: {" ".join(str(error).split())}', file=sys.stderr)
-    return 2
-  except preemption.Stopped as stop:
-    text = f'stopped by {signal.Signals(stop.signum).name}; the same command goes on'
-    print(text, file=sys.stderr, flush=True)
-    preemption.die(stop.signum)
+
+  return program.exit_status(argv, __doc__, body)
 
 
 def parse(argv: Sequence[str]) -> Sweep:
   """The sweep, checked. Raises InputError for a wrong command line."""
-  try:
-    rest = flags.FLAGS(argv)
-  except flags.Error as error:
-    raise InputError(error) from error
-  if rest[1:]:
-    raise InputError(f'unexpected argument {rest[1]!r}; options have the form --name=value')
-  for name in ('sweep', 'workdir'):
-    if not flags.FLAGS[name].value:
-      raise InputError(
-        f'--{name} is missing; usage: python -m experiments.sweep --sweep=FILE --workdir=FOLDER'
-      )
+  usage = 'python -m experiments.sweep --sweep=FILE --workdir=FOLDER'
+  program.parse(argv, usage, ['sweep', 'workdir'])
   sweep = trials.load(SWEEP.value)
   return sweep._replace(resources=trials.parse_resources(RESOURCES.value, sweep.resources))
 
