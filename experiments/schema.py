@@ -35,7 +35,7 @@ class Variants(NamedTuple):
 # more than allowed.
 MOST_LEVELS = 10**6 + 1
 MOST_UNITS = 2**16
-MOST_LAYERS = 1001
+MOST_LAYERS = 65
 MOST_DRAWS = 1001
 MOST_SEEDS = 2**16
 MOST_CPU_DEVICES = 1025

@@ -10,7 +10,6 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 TIMEOUT = 300
-QUICK = '--xla_backend_optimization_level=0'
 
 
 @pytest.fixture(scope='session')
@@ -41,8 +40,8 @@ def run(tmp_path_factory):
     **changes,
   ):
     arguments = [str(argument) for argument in arguments]
-    # Programs that are quick to compile take half as long in all.
-    flags = f'--xla_force_host_platform_device_count={num_devices} {QUICK}'
+    quick = os.environ['QUICK_XLA_FLAGS']
+    flags = f'--xla_force_host_platform_device_count={num_devices} {quick}'
     environment = {**os.environ, 'XLA_FLAGS': flags, **changes}
     if not is_forked:
       command = [sys.executable, '-m', module, *arguments]

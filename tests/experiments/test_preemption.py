@@ -41,7 +41,7 @@ def start(workdir: Path) -> subprocess.Popen:
   return subprocess.Popen(
     [*COMMAND, f'--workdir={workdir}'],
     cwd=ROOT,
-    env={**os.environ, 'XLA_FLAGS': '--xla_backend_optimization_level=0'},
+    env={**os.environ, 'XLA_FLAGS': os.environ['QUICK_XLA_FLAGS']},
     stdout=subprocess.DEVNULL,
     stderr=subprocess.PIPE,
     text=True,

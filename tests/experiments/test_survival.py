@@ -35,7 +35,8 @@ OTHER_ORDER = 1e-5
 
 def start(*arguments, num_devices=1, **environment) -> subprocess.Popen:
   # As the fixture `run` has them.
-  flags = f'--xla_force_host_platform_device_count={num_devices} --xla_backend_optimization_level=0'
+  quick = os.environ['QUICK_XLA_FLAGS']
+  flags = f'--xla_force_host_platform_device_count={num_devices} {quick}'
   return subprocess.Popen(
     [sys.executable, '-m', 'experiments.run', *map(str, arguments)],
     cwd=ROOT,

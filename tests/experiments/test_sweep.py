@@ -41,11 +41,10 @@ def sweep_file(tmp_path):
 
 
 def start(*arguments) -> subprocess.Popen:
-  flags = '--xla_backend_optimization_level=0'
   return subprocess.Popen(
     [sys.executable, '-m', 'experiments.sweep', *map(str, arguments)],
     cwd=ROOT,
-    env=os.environ | {'XLA_FLAGS': flags, 'NPROC': '1'},
+    env=os.environ | {'XLA_FLAGS': os.environ['QUICK_XLA_FLAGS'], 'NPROC': '1'},
     stdout=subprocess.PIPE,
     stderr=subprocess.PIPE,
     text=True,

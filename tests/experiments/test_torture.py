@@ -15,7 +15,7 @@ def test_a_run_that_is_killed_ends_like_one_that_is_not():
   done = subprocess.run(
     [sys.executable, 'tests/torture.py', *arguments],
     cwd=ROOT,
-    env=os.environ | {'XLA_FLAGS': '--xla_backend_optimization_level=0'},
+    env=os.environ | {'XLA_FLAGS': os.environ['QUICK_XLA_FLAGS']},
     capture_output=True,
     text=True,
     timeout=900,
