@@ -7,7 +7,8 @@ the same in seconds. 784-200-200-50, tanh; the test NLL is importance-weighted w
 paper takes batches of 20, 3,280 passes in eight stages of falling learning rate, Adam with eps 1e-4
 and an output bias that begins at the logit of the mean picture; here it is batches of 100, 400
 passes with cosine decay, and no such bias. Not run yet as a whole: at the rates of the first ten
-passes, training takes 13 minutes with one draw and 28 with five on two CPU cores. Data: see BUILD.md.
+passes, training takes 13 minutes with one draw and 28 with five on two CPU cores. Data: see
+BUILD.md.
 """
 
 from ml_collections import ConfigDict

@@ -3,7 +3,7 @@
 import html as escaping
 from collections.abc import Mapping, Sequence
 
-from experiments import claims
+from experiments import claims, published
 
 _STYLE = """
 :root { color-scheme: light dark; --line: #8886; --good: #0a7d4f; --bad: #b3400f; }
@@ -26,8 +26,10 @@ td.number { font-variant-numeric: tabular-nums; }
 """
 
 
-def html(parts: Sequence, judged: Sequence[Mapping]) -> str:
-  """The page. parts: as of `experiments.paper`. judged: of `claims.judge`."""
+def html(parts: Sequence, judged: Sequence[Mapping], compared: Mapping) -> str:
+  """The page. parts: as of `publishing`. judged: of `claims.judge`. compared: of
+  `published.compare`.
+  """
   counts = [entry['verdict'].split(':')[0] for entry in judged]
   summary = ', '.join(f'{counts.count(kind)} {kind}' for kind in dict.fromkeys(counts))
   links = ' · '.join(
@@ -35,6 +37,7 @@ def html(parts: Sequence, judged: Sequence[Mapping]) -> str:
   )
   figures = '\n'.join(_figure(part) for part in parts)
   rows = '\n'.join(_row(entry, parts) for entry in judged)
+  tables = '\n'.join(map(_table, published.tables(compared)))
   commit = parts[0].provenance['commit'][:12]
   return f"""<!doctype html>
 <html lang="en">
@@ -58,12 +61,28 @@ and not supported where it fails under every one.</p>
 <tbody>
 {rows}
 </tbody></table></div>
-<h2>Figures</h2>
+<h2 id="published">Published numbers beside ours</h2>
+{tables}
+<h2 id="figures">Figures</h2>
 <nav>{links}</nav>
 {figures}
 </body>
 </html>
 """
+
+
+def _table(table: published.Table) -> str:
+  def cells(tag: str, values: Sequence[str]) -> str:
+    return ''.join(f'<{tag}>{escaping.escape(value)}</{tag}>' for value in values)
+
+  rows = '\n'.join(f'<tr>{cells("td", row)}</tr>' for row in table.rows)
+  return f"""<h3>{escaping.escape(table.heading)}</h3>
+<div class="scroll"><table>
+<thead><tr>{cells('th', table.header)}</tr></thead>
+<tbody>
+{rows}
+</tbody></table></div>
+<p>{escaping.escape(table.remark)}</p>"""
 
 
 def _heading(part) -> str:

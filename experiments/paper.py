@@ -9,6 +9,7 @@ Then W/paper gets
   NAME_DATASET.npz, .pdf, .png    the numbers of each figure, and the figure (NAME alone where it
                                   is of mathematics); trajectories as .gif too
   claims.json, claims.md          what the lecture claims, what was measured of it, the verdict
+  results.json, results.md        published numbers beside ours
   index.html                      all of it on one page
 
 What is there is not made again: the same command goes on where it was stopped, a figure whose

@@ -1,4 +1,4 @@
-"""What is missing of a paper is made: runs, numbers, figures, claims, the page."""
+"""What is missing of a paper is made: runs, numbers, figures, claims, comparisons, the page."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -8,7 +8,7 @@ from typing import NamedTuple
 from tqdm import tqdm
 
 from configs import paper as runs
-from experiments import claims, local_engine, page, workdir
+from experiments import claims, local_engine, page, published, workdir
 from experiments.figures import FIGURES
 from experiments.figures import figure as figure_file
 from experiments.figures.figure import Study
@@ -50,7 +50,10 @@ def publish(folder: Path, quick: bool, resources: Mapping, num_workers: int | No
   with workdir.locked(folder):
     parts = list(_parts(configs))
     missing = [part for part in parts if not _is_computed(folder, part)]
-    _train(folder / 'runs', _trials(missing, configs), resources, num_workers)
+    others = () if quick else published.RUNS.items()
+    trials = [Trial(name, {}, get_config().to_dict()) for name, get_config in others]
+    trials += _trials(missing, configs)
+    _train(folder / 'runs', trials, resources, num_workers)
     studies = {name: Study(name, folder / 'runs', of_set) for name, of_set in configs.items()}
     for part in tqdm(missing, unit='figure', disable=not missing):
       arrays = part.module.compute(studies.get(part.dataset))
@@ -146,18 +149,22 @@ def _draw(folder: Path, part: Part) -> None:
 
 
 def _judge(folder: Path, parts: Sequence[Part]) -> None:
-  """Writes the claims and the page."""
+  """Writes the claims, the comparison with what is published, and the page."""
   arrays = {}
   for part in parts:
     arrays.setdefault(part.name, {})[part.dataset] = figure_file.load(_file(folder, part, '.npz'))[
       0
     ]
-  judged, paper = claims.judge(arrays), folder / 'paper'
+  judged, compared = claims.judge(arrays), published.compare(folder / 'runs', arrays)
+  words = {
+    'claims.md': claims.markdown(judged),
+    'results.md': published.markdown(compared),
+    'index.html': page.html(parts, judged, compared),
+  }
+  paper = folder / 'paper'
   reporting.write_json(paper / 'claims.json', judged)
-  for name, text in (
-    ('claims.md', claims.markdown(judged)),
-    ('index.html', page.html(parts, judged)),
-  ):
+  reporting.write_json(paper / 'results.json', compared)
+  for name, text in words.items():
     with reporting.replacing(paper / name) as temporary:
       temporary.write_text(text)
-  print(f'{claims.markdown(judged)}\n{paper / "index.html"}')
+  print(f'{words["claims.md"]}\n{words["results.md"]}\n{paper / "index.html"}')

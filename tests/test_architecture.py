@@ -32,9 +32,10 @@ LAYERS = [
   ['experiments.figures.*'],
   ['experiments.figures'],
   ['experiments.claims'],
+  ['experiments.published'],
   ['experiments.page'],
   ['experiments.publishing'],
-  ['experiments.paper'],
+  ['experiments.paper', 'experiments.gallery'],
 ]
 
 
