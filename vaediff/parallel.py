@@ -183,14 +183,18 @@ def sum_over_devices(tree):
   if jax.default_backend() != 'cpu':
     return jax.lax.psum(tree, AXIS)
   # XLA on CPU sums array by array, and between processes each sum takes its time: those of one type
-  # are summed as one.
+  # are summed as one. It is put together piece by piece: of a concatenation XLA on CPU computes,
+  # element by element, from which array it comes, and a step of `mnist_vae` took six times as long.
   leaves, structure = jax.tree.flatten(tree)
   leaves, kinds = [jnp.asarray(leaf) for leaf in leaves], {}
   for i, leaf in enumerate(leaves):
     kinds.setdefault(leaf.dtype, []).append(i)
   for places in kinds.values():
-    whole = jax.lax.psum(jnp.concatenate([leaves[i].reshape(-1) for i in places]), AXIS)
     ends = np.cumsum([leaves[i].size for i in places])
+    whole = jnp.zeros(ends[-1], leaves[places[0]].dtype)
+    for i, end in zip(places, ends, strict=True):
+      whole = jax.lax.dynamic_update_slice(whole, leaves[i].reshape(-1), (end - leaves[i].size,))
+    whole = jax.lax.psum(whole, AXIS)
     for i, part in zip(places, jnp.split(whole, ends[:-1]), strict=True):
       leaves[i] = part.reshape(leaves[i].shape)
   return jax.tree.unflatten(structure, leaves)
