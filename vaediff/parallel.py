@@ -180,6 +180,8 @@ def pmap(f: Callable, devices: Sequence[jax.Device], in_axes=0, donate_argnums=(
 
 def sum_over_devices(tree):
   """The sum over the device axis of every array."""
+  if jax.lax.axis_size(AXIS) == 1:  # else XLA on CPU copies every array
+    return tree
   if jax.default_backend() != 'cpu':
     return jax.lax.psum(tree, AXIS)
   # XLA on CPU sums array by array, and between processes each sum takes its time: those of one type
