@@ -230,8 +230,9 @@ def tables(compared: Mapping[str, Sequence[Mapping]]) -> list[Table]:
         f'{entry["source"]}: {entry["what"]}; ours on {entry["dataset"]}',
         ('', 'published', 'ours', 'standard error'),
         rows,
-        f'The order that the paper found is {entry["verdict"]}: '
-        f'{"; ".join(map(claims.in_words, entry["evidence"]))}. What differs: {entry["differs"]}.',
+        f'The order of the paper: {entry["verdict"]}. By how much, with 95% intervals over the '
+        f'seeds: {"; ".join(map(claims.in_words, entry["evidence"]))}. What differs: '
+        f'{entry["differs"]}.',
       )
     )
   return found
