@@ -1,7 +1,7 @@
 # Each target is one command of README or BUILD.md; WORKDIR is where the paper is made.
 WORKDIR ?= runs/paper
 
-.PHONY: demo test paper paper-quick benchmarks
+.PHONY: demo test paper paper-quick
 
 demo:
 	bash scripts/demo.sh
@@ -14,6 +14,3 @@ paper:
 
 paper-quick:
 	bash scripts/paper.sh --workdir=$(WORKDIR) --quick
-
-benchmarks:
-	. scripts/environment.sh && python -m benchmarks.run
