@@ -25,6 +25,7 @@ from vaediff import parallel, reporting
 
 SUITES = (
   'vae',
+  'convolution',
   'unet',
   'sampling',
   'importance_sampling',
@@ -45,7 +46,9 @@ FOLDER = flags.DEFINE_string('folder', 'benchmarks/results', 'Where the results 
 def main(argv: list[str]) -> int:
   """Runs the program; returns the exit status."""
   try:
-    flags.FLAGS(argv)
+    _, *rest = flags.FLAGS(argv)
+    if rest:
+      raise flags.Error(f'unexpected argument {rest[0]!r}; a suite is --suite=NAME')
   except flags.Error as error:
     print(f'error: {error}', file=sys.stderr)
     return 2
@@ -53,7 +56,10 @@ def main(argv: list[str]) -> int:
     _run_suite(SUITE.value)
     return 0
   command = [sys.executable, '-m', 'benchmarks.run', *argv[1:]]
-  return max(subprocess.call([*command, f'--suite={name}']) for name in SUITES)
+  failed = [name for name in SUITES if subprocess.call([*command, f'--suite={name}'])]
+  if failed:
+    print(f'failed: {", ".join(failed)}', file=sys.stderr)
+  return 1 if failed else 0
 
 
 def _run_suite(name: str) -> None:
@@ -75,12 +81,20 @@ def _run_suite(name: str) -> None:
 def provenance() -> dict:
   """The machine in words, versions, date and commit."""
   return {
-    'machine': f'{platform.machine()}, {os.cpu_count()} CPU cores',
+    'machine': f'{_processor()}, {os.cpu_count()} CPU cores',
     'device': workdir.devices(),
     'versions': workdir.versions() | _peer_versions(),
     'date': datetime.date.today().isoformat(),
     'commit': workdir.commit(),
   }
+
+
+def _processor() -> str:
+  """The model of the processor where Linux names it, else its architecture."""
+  path = Path('/proc/cpuinfo')
+  lines = path.read_text().splitlines() if path.exists() else []
+  names = [line.partition(':')[2].strip() for line in lines if line.startswith('model name')]
+  return f'{platform.machine()}, {names[0]}' if names else platform.machine()
 
 
 def _peer_versions() -> dict[str, str]:
@@ -91,9 +105,10 @@ def _peer_versions() -> dict[str, str]:
 
 def table(rows: list[dict]) -> str:
   """Rows of the same columns as a Markdown table; numbers with four significant digits."""
-  lines = [list(rows[0]), ['---'] * len(rows[0])]
-  lines += [[f'{v:.4g}' if isinstance(v, float) else str(v) for v in row.values()] for row in rows]
-  return ''.join(f'| {" | ".join(line)} |\n' for line in lines)
+  return reporting.table(
+    list(rows[0]),
+    [[f'{v:.4g}' if isinstance(v, float) else str(v) for v in row.values()] for row in rows],
+  )
 
 
 if __name__ == '__main__':

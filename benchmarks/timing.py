@@ -35,7 +35,7 @@ class Work(NamedTuple):
 
 
 def ceiling() -> Work:
-  """A product of two square matrices in float32, the fastest that the machine computes."""
+  """A product of two square matrices in float32, of a size at which it is as fast as it gets."""
   a = jnp.ones((_SIZE, _SIZE))
   product = jax.jit(jnp.matmul)
   return Work(lambda: product(a, a), 1, 2 * _SIZE**3)

@@ -1,7 +1,7 @@
 """A U-Net of the cost of diffusers' UNet2DModel, pictures of 28 x 28 in batches of 64.
 
 Both have residual blocks at three (diffusers) or two (ours, on patches of 2 x 2) resolutions and
-attention in the lowest; their parameters and operations are equal within 5%, see the second table.
+attention in the lowest; their parameters and operations are equal within 5%, see the fourth table.
 Training is the simple loss with Adam; sampling is ancestral, in the loop of each, with as many
 calls of the network as the table says.
 """

@@ -20,6 +20,7 @@ from vaediff.errors import InputError
 ALWAYS_FREE = ('data.data_dir', 'sampling.num_samples')
 # What a finished training does not depend on: `evaluate` and `sample` may vary it.
 FREE_AFTER_TRAINING = (
+  'cpu_devices',
   'evaluation.batch_size',
   'evaluation.every',
   'evaluation.likelihood',
@@ -156,6 +157,11 @@ def is_finished(workdir: Path, config: dict, files: Sequence[str]) -> bool:
     return False
   is_last = recorded == (config['training']['num_steps'], config_hash(config))
   return is_last and all((workdir / name).exists() for name in files)
+
+
+def named(folder: Path, name: str, config: dict) -> Path:
+  """Where the run of a name and a config is kept, among others: another config is another run."""
+  return folder / f'{name}-{config_hash(config)[:8]}'
 
 
 def failed_seeds(workdir: Path) -> dict[int, int]:

@@ -11,6 +11,8 @@ import pytest
 QUICK = '--xla_backend_optimization_level=0'
 if importlib.metadata.version('jax').startswith('0.10.'):
   QUICK += ' --xla_cpu_use_fusion_emitters=false'
+# What has a fast path is tested as runs compile it too: see scripts/test.sh.
+QUICK = os.environ.get('TEST_XLA_FLAGS', QUICK)
 # Programs that tests start have other devices, and are as quick to compile.
 os.environ['QUICK_XLA_FLAGS'] = QUICK
 os.environ['XLA_FLAGS'] = f'--xla_force_host_platform_device_count=8 {QUICK}'

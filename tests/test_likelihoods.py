@@ -153,7 +153,7 @@ def test_real_numbers_are_not_centred():
   np.testing.assert_array_equal(likelihoods.center(x, None), x)
 
 
-@pytest.mark.parametrize('size', [5, 16, 784])
+@pytest.mark.parametrize('size', [5, 16, 784, 3072])
 def test_bernoulli_is_the_sum_of_log_sigmoids(size):
   """Values and gradients, far out in both tails and at zero too."""
   x, logits = np.random.default_rng(0).normal(size=(2, 3, size)).astype(np.float32)

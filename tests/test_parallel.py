@@ -50,6 +50,22 @@ def test_sum_gather_and_index():
   np.testing.assert_array_equal(index, np.arange(4))
 
 
+def test_arrays_that_are_summed_as_one_are_each_summed():
+  """Of several types and shapes, an empty one and a scalar among them, beside the plain sum."""
+  tree = {
+    'a': np.arange(24, dtype=np.float32).reshape(4, 2, 3),
+    'b': np.arange(4, dtype=np.int32),
+    'c': np.zeros((4, 0), np.float32),
+    'd': (np.full((4, 1), 0.5, np.float32), np.arange(8, dtype=np.int32).reshape(4, 2)),
+  }
+  both = parallel.pmap(
+    lambda tree: (parallel.sum_over_devices(tree), jax.lax.psum(tree, parallel.AXIS)), DEVICES
+  )
+  ours, plain = both(parallel.place(tree, DEVICES))
+  jax.tree.map(np.testing.assert_array_equal, ours, plain)
+  jax.tree.map(lambda a, b: np.testing.assert_array_equal(a[0], b.sum(0)), ours, tree)
+
+
 @pytest.mark.parametrize(
   ('num_devices', 'batch_sizes', 'expected'),
   [

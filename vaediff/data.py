@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from vaediff import random
 from vaediff.errors import InputError
 
 NUM_LEVELS = {'digits': 17, 'mnist': 256, 'fashion_mnist': 256, 'cifar10': 256}
@@ -226,14 +227,11 @@ def binarize(keys: jax.Array, x: jax.Array, num_levels: int) -> jax.Array:
   depends on its key alone. The probability is rounded to a multiple of 2^-16, so it is wrong by at
   most 2^-17; it is exact at level 0 (always 0) and at the top level (always 1).
   """
-  # Half of a 32-bit word per pixel: the random words are the cost, and jax.random.bits(uint16)
-  # throws the other half away.
-  size = math.prod(x.shape[1:])
-  words = jax.vmap(lambda key: jax.random.bits(key, ((size + 1) // 2,), jnp.uint32))(keys)
-  halves = jax.lax.bitcast_convert_type(words, jnp.uint16).reshape(len(x), -1)[:, :size]
-  top = num_levels - 1
+  size, top = math.prod(x.shape[1:]), num_levels - 1
   threshold = (x.astype(jnp.uint32) * 2**16 + top // 2) // top
-  return (halves.reshape(x.shape) < threshold).astype(jnp.uint8)
+  drawn = random.bits_16(keys, size).reshape(x.shape) < threshold
+  # With the barrier no later operation draws the picture once more for itself.
+  return jax.lax.optimization_barrier(drawn.astype(jnp.uint8))
 
 
 def level_frequencies(x: np.ndarray, num_levels: int) -> np.ndarray:

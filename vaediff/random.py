@@ -7,6 +7,7 @@ was drawn before it. Functions here take one key, or a batch of keys [B], one fo
 
 import jax
 import jax.numpy as jnp
+from jax.extend.random import threefry_2x32
 
 
 def example_keys(key, step, index):
@@ -45,6 +46,19 @@ def uniform(keys, shape, dtype=jnp.float32):
 def integers(keys, minval: int, maxval: int):
   """Uniform on minval, ..., maxval - 1: one for each of the keys [B], int32."""
   return jax.vmap(lambda key: jax.random.randint(key, (), minval, maxval, jnp.int32))(keys)
+
+
+def bits_16(keys, size: int):
+  """Uniform on 0 .. 2^16 - 1, independent: [B, size] uint32.
+
+  Each hash of a counter gives two words of 32 bits, and each word two numbers. The hashes are the
+  cost, and `jax.random.bits` throws half of each away, of 16 bits another half.
+
+  keys: [B], of JAX's default kind, Threefry (Salmon et al. 2011).
+  """
+  count = jnp.arange(2 * -(-size // 4), dtype=jnp.uint32)
+  words = jax.vmap(lambda key: threefry_2x32(key, count))(jax.random.key_data(keys))
+  return jnp.concatenate([words & 0xFFFF, words >> 16], axis=1)[:, :size]
 
 
 def _draw(draw, keys, shape, dtype):

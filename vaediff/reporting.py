@@ -4,7 +4,7 @@ import contextlib
 import json
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -149,6 +149,16 @@ def write_animation(path: Path, frames: Sequence[np.ndarray], milliseconds: int)
       duration=durations,
       loop=0,
     )
+
+
+def table_row(cells: Sequence[str]) -> str:
+  """One line of a Markdown table."""
+  return '| ' + ' | '.join(cell.replace('|', r'\|') for cell in cells) + ' |\n'
+
+
+def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+  """A Markdown table."""
+  return ''.join(map(table_row, [header, ['---'] * len(header), *rows]))
 
 
 def write_json(path: Path, value) -> None:

@@ -98,10 +98,12 @@ def make_dispatch(
   """
   share = batch_size // len(devices)
 
-  def step(state: TrainState, expected_step, key, x, label):
-    index = parallel.device_index() * share + jnp.arange(share)
-    observe_keys, loss_keys = random.split(random.example_keys(key, state.step, index))
-    batch = Batch(observe(observe_keys, x), label, index)
+  def own_index():
+    """Where this device's examples are in the global batch, [b]."""
+    return parallel.device_index() * share + jnp.arange(share)
+
+  def step(state: TrainState, expected_step, observe_keys, loss_keys, x, label):
+    batch = Batch(observe(observe_keys, x), label, own_index())
 
     def mean_loss(params, keys, batch):
       variables = Variables(params, state.variables.carry)
@@ -130,12 +132,16 @@ def make_dispatch(
     return update_if(proceeds, update, state), (metrics, is_finite(terms))
 
   def dispatch(state, first_step, key, x, label, indices):
+    def keys_of(expected_step):
+      return random.split(random.example_keys(key, expected_step, own_index()))
+
     def body(state, inputs):
-      expected_step, index = inputs
-      return step(state, expected_step, key, x[index], label[index])
+      expected_step, keys, index = inputs
+      return step(state, expected_step, *keys, x[index], label[index])
 
     expected_steps = first_step + jnp.arange(len(indices), dtype=jnp.int32)
-    state, (metrics, finite) = jax.lax.scan(body, state, (expected_steps, indices))
+    inputs = expected_steps, jax.vmap(keys_of)(expected_steps), indices
+    state, (metrics, finite) = jax.lax.scan(body, state, inputs)
     return state, metrics, finite
 
   if over_seeds:

@@ -34,6 +34,13 @@ def test_conv_default_follows_the_backend():
   assert ('custom_vjp' in jaxpr) == (jax.default_backend() == 'cpu')
 
 
+def test_conv_of_float64_has_its_digits():
+  with jax.enable_x64(True):
+    x = jnp.full((1, 3, 3, 1), 1 + 1e-12)
+    y = layers.conv(x, jnp.ones((1, 1, 1, 1)))
+    np.testing.assert_array_equal(y, x)
+
+
 @pytest.mark.parametrize('axes', [(0, None), (None, 0), (0, 0)])
 def test_conv_of_many_is_that_of_each(axes):
   """Of many pictures, as of many networks: values and gradients."""
@@ -132,7 +139,29 @@ def test_group_norm_matches_its_definition(dtype):
   groups = np.asarray(x, np.float64).reshape(2, 20, 3, 4)
   mean, var = groups.mean((1, 3), keepdims=True), groups.var((1, 3), keepdims=True)
   expected = ((groups - mean) / np.sqrt(var + 1e-5)).reshape(x.shape)
-  np.testing.assert_allclose(np.asarray(y, np.float64), expected, atol=0.05)
+  tolerance = {jnp.float32: 5e-3, jnp.bfloat16: 0.05}[dtype]
+  np.testing.assert_allclose(np.asarray(y, np.float64), expected, atol=tolerance)
+
+
+def test_the_gradient_of_group_norm_is_that_of_its_definition():
+  """With scale and bias that are not those of the start; against float64."""
+  x, weights = jax.random.normal(jax.random.key(0), (2, 2, 5, 4, 12)) + 0.5
+  params = {'scale': jnp.linspace(0.5, 2, 12), 'bias': jnp.linspace(-1, 1, 12)}
+  module = layers.GroupNorm()
+
+  def plain(params, x):
+    groups = x.reshape(2, 20, 3, 4)
+    mean, var = groups.mean((1, 3), keepdims=True), groups.var((1, 3), keepdims=True)
+    y = ((groups - mean) / jnp.sqrt(var + 1e-5)).reshape(x.shape)
+    return y * params['scale'] + params['bias']
+
+  def gradient(f, *args):
+    return jax.jit(jax.grad(lambda *args: jnp.sum(jnp.square(f(*args)) * weights), (0, 1)))(*args)
+
+  ours = gradient(lambda params, x: module.apply({'params': params}, x), params, x)
+  with jax.enable_x64(True):
+    exact = gradient(plain, *jax.tree.map(lambda a: jnp.asarray(a, jnp.float64), (params, x)))
+  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-3), ours, exact)
 
 
 def test_self_attention_is_the_textbook_formula():

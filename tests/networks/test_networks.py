@@ -164,9 +164,13 @@ def test_remat_changes_neither_parameters_nor_values(make):
   plain, remat = (make(1, **size, remat=remat) for remat in (False, True))
   params = make_params(plain, inputs)
 
-  def gradient(network):
-    return jit(jax.grad(lambda p: jnp.sum(network.apply(p, *inputs) ** 2)))(params)
+  def loss(network):
+    return lambda p: jnp.sum(network.apply(p, *inputs) ** 2)
 
+  def gradient(network):
+    return jit(jax.grad(loss(network)))(params)
+
+  assert ['remat' in str(jax.make_jaxpr(loss(n))(params)) for n in (plain, remat)] == [False, True]
   jax.tree.map(
     lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-3),
     gradient(plain),

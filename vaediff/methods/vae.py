@@ -19,8 +19,9 @@ from vaediff.networks import Network
 
 OBJECTIVES = ('elbo', 'iwae')
 BOUNDS = ('elbo', 'importance_weighted', 'annealed')
-# Importance draws decoded at once.
-CHUNK = 20
+# Importance draws decoded at once: with more of them a processor's cache does not hold the logits
+# of a batch, with fewer the products are small (`benchmarks/importance_sampling.py`).
+CHUNK = 10
 
 
 def vae(

@@ -24,9 +24,9 @@ def conv(x: jax.Array, kernel: jax.Array, implementation: str | None = None) -> 
   x: [B, H, W, Cin]. kernel: [kh, kw, Cin, Cout], kh and kw odd. Returns [B, H, W, Cout].
 
   implementation 'lax' is XLA's convolution; 'canonical' is the same with gradients of its own, for
-  reverse mode only. None takes 'canonical' on CPU, where XLA has a fast convolution for one order
-  of the axes, and leaves it behind in the gradients of others (inside `lax.scan` that of the kernel
-  is up to 100 times slower, jax-ml/jax#12868), and 'lax' elsewhere.
+  reverse mode only, in float32. None takes 'canonical' on CPU, where XLA has a fast convolution for
+  one order of the axes, and leaves it behind in the gradients of others (jax-ml/jax#12868;
+  `benchmarks/convolution.py` measures it), and 'lax' elsewhere and in float64.
 
   Raises ValueError for an even kernel, channels that do not match, an unknown implementation.
   """
@@ -39,7 +39,8 @@ def conv(x: jax.Array, kernel: jax.Array, implementation: str | None = None) -> 
       f'{x.shape[3]}; make them equal'
     )
   if implementation is None:
-    implementation = 'canonical' if jax.default_backend() == 'cpu' else 'lax'
+    is_fast = jax.default_backend() == 'cpu' and x.dtype != jnp.float64
+    implementation = 'canonical' if is_fast else 'lax'
   checks.one_of(CONV_IMPLEMENTATIONS, implementation=implementation)
   padding = tuple((size // 2, size // 2) for size in kernel.shape[:2])
   if implementation == 'lax':
