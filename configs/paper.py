@@ -56,7 +56,17 @@ def _classifier(dataset: str) -> ConfigDict:
   return (digits_classifier if dataset == 'digits' else mnist_classifier).get_config().unlock()
 
 
-# name: (base, {section: fields that differ}).
+def _warmup(num_steps: int) -> dict:
+  """Over the first half of training."""
+  return {'warmup_steps': num_steps // 2}
+
+
+def _cyclical(num_steps: int) -> dict:
+  """Four times, over half of each cycle."""
+  return {'name': 'cyclical', 'beta': 1.0, 'period': num_steps // 4, 'ramp': 0.5}
+
+
+# name: (base, {section: fields that differ, or these by the number of steps}).
 RUNS = {
   'classifier': (_classifier, {}),
   'autoencoder': (_autoencoder, {}),
@@ -67,12 +77,8 @@ RUNS = {
   'vae_full': (_vae, {'method': {'posterior': 'full'}}),
   'vae_box': (_vae, {'method': {'prior': 'uniform', 'posterior': 'box'}}),
   **{f'vae_beta_{beta:g}': (_vae, {'kl_weight': {'beta': beta}}) for beta in BETAS if beta != 1},
-  # As many steps as half of the quick training has.
-  'vae_warmup': (_vae, {'kl_weight': {'warmup_steps': 500}}),
-  'vae_cyclical': (
-    _vae,
-    {'kl_weight': {'name': 'cyclical', 'beta': 1.0, 'period': 250, 'ramp': 0.5}},
-  ),
+  'vae_warmup': (_vae, {'kl_weight': _warmup}),
+  'vae_cyclical': (_vae, {'kl_weight': _cyclical}),
   'vae_free_bits': (_vae, {'method': {'free_bits': 0.25}}),
   'diffusion': (_diffusion, {}),
   'diffusion_interpolated': (_diffusion, {'method': {'variance': 'interpolated'}}),
@@ -96,15 +102,17 @@ def get_config(name: str = ''):
     )
   base, sections = RUNS[run]
   config = base(dataset)
+  if variant == 'quick' and run != 'classifier':
+    config.training.num_steps = QUICK_STEPS[config.method.name]
   for section, fields in sections.items():
+    if callable(fields):
+      fields = fields(config.training.num_steps)
     if 'name' in fields:
       config[section] = ConfigDict(fields)
     else:
       config[section].update(fields)
   if run != 'classifier':
     config.seeds = NUM_SEEDS
-    if variant == 'quick':
-      config.training.num_steps = QUICK_STEPS[config.method.name]
     config.training.checkpoint_every = config.training.num_steps
     # Curves along training are those of VAEs.
     config.evaluation.every = config.training.num_steps // 10 if config.method.name == 'vae' else 0

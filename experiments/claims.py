@@ -8,16 +8,26 @@ from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import numpy as np
-from scipy import stats
 
 from configs.paper import BETAS
-from experiments.figures import bound_terms, divergence, feedback, refinement, warmup
+from experiments.figures import (
+  autoencoder,
+  bound_terms,
+  divergence,
+  feedback,
+  refinement,
+  style,
+  warmup,
+)
+from vaediff import reporting
 
 Arrays = Mapping[str, np.ndarray]
 HOLDS, FAILS, OPEN = 'holds', 'fails', 'open'
-SUPPORTED, NOT_SUPPORTED, UNDECIDED = 'supported', 'not supported', 'undecided'
-# What is left of the variance between pictures, where every reconstruction counts as the average.
-AVERAGE_SHARE = 0.05
+SUPPORTED, NOT_SUPPORTED, DEPENDS = 'supported', 'not supported', 'depends'
+# What counts as nothing, of the variance between pictures, and as no loss, of a reconstruction.
+NOTHING, NO_LOSS = 0.05, 0.01
+# Of the table of all claims.
+HEADER = ('section', 'the lecture says', 'measured, above 0 where it holds', 'effect', 'verdict')
 
 
 class Claim(NamedTuple):
@@ -25,8 +35,8 @@ class Claim(NamedTuple):
 
   section: of the lecture. says: the assertion. effect: what is measured, above 0 where it holds,
   with its unit. figure: the name of the figure with the numbers. measure(arrays of that figure) ->
-  {condition: effect}: [S] over the seeds, or a scalar where it is exact; the condition is '' where
-  there is but one.
+  {condition: effect}: [S] over the seeds, or a scalar where it is exact, and then the same for all
+  data sets; the condition is '' where there is but one.
   """
 
   section: str
@@ -37,9 +47,13 @@ class Claim(NamedTuple):
 
 
 class Evidence(NamedTuple):
-  """One effect with its 95% interval, and whether by it the claim holds, fails or is open."""
+  """One effect with its 95% interval, and whether by it the claim holds, fails or is open.
+
+  num_seeds: that it is the mean over; 1 where it is exact.
+  """
 
   condition: str
+  num_seeds: int
   value: float
   low: float
   high: float
@@ -60,38 +74,70 @@ def _chain_growth(a: Arrays) -> dict[str, np.ndarray]:
   }
 
 
-def _coin(a: Arrays) -> dict[str, np.ndarray]:
-  gap = np.abs(-a['log_tail'] / a['tosses'] / a['exponent'][:, None] - 1)
+def _unknown_codes(a: Arrays) -> dict[str, np.ndarray]:
+  """The share of what is bad in samples that a fitted distribution of the codes mends."""
+  bad = a['frechet_prior'] - a['frechet_reconstructed']
   return {
-    f'{fraction:.0%} heads or more': 0.01 - gap[i, -1]
+    label: (a['frechet_prior'] - a[f'frechet_{codes}']) / bad
+    for codes, label in autoencoder.CODES.items()
+    if codes != 'prior'
+  }
+
+
+def _coin(a: Arrays) -> dict[str, np.ndarray]:
+  """By how much n D and -log P come nearer each other, relative to n and then at all."""
+  log_factor = a['log_tail'] + a['tosses'] * a['exponent'][:, None]
+  nearer = {
+    'the exponent': np.abs(log_factor / a['tosses']),
+    'the probability itself': np.abs(log_factor),
+  }
+  return {
+    f'{what}, {fraction:.0%} heads or more': gap[i, 0] - gap[i, -1]
+    for what, gap in nearer.items()
     for i, fraction in enumerate(divergence.FRACTIONS)
+    if fraction < 1  # of heads alone e^(-nD) is the probability
   }
 
 
 def _smallest_kl(a: Arrays) -> dict[str, np.ndarray]:
   """Of all Gaussians of the grid but N(0, 1)."""
-  is_other = (a['std'][:, None] != 1) | (a['mean'] != 0)
-  nearest = np.abs(np.log(a['std'])[:, None]) + np.abs(a['mean'])
-  return _one(a['kl'][is_other & (nearest > 1e-6)].min())
+  is_other = np.abs(np.log(a['std'])[:, None]) + np.abs(a['mean']) > 1e-6
+  return _one(a['kl'][is_other].min())
+
+
+def _collapse(a: Arrays) -> dict[str, np.ndarray]:
+  """What is left at the largest weight on the KL, against what counts as nothing."""
+  return {
+    'active units': NOTHING - _at_most('active_units')(a),
+    'variance between reconstructions': NOTHING - _at_most('spread')(a),
+    'distance from the average picture': NOTHING - _at_most('from_average')(a),
+    'sharpness': 1 - _at_most('sharpness')(a),
+  }
 
 
 def _at_beta(name: str, beta: float) -> Callable[[Arrays], np.ndarray]:
   return lambda a: a[name][:, BETAS.index(beta)]
 
 
+def _at_most(name: str) -> Callable[[Arrays], np.ndarray]:
+  return _at_beta(name, BETAS[-1])
+
+
 _frechet_least, _frechet_one, _frechet_most = (
   _at_beta('frechet', beta) for beta in (BETAS[0], 1.0, BETAS[-1])
 )
-_spread_most = _at_beta('spread', BETAS[-1])
 
 
-def _tricks(name: str) -> Callable[[Arrays], dict[str, np.ndarray]]:
-  """By how much the end of plain training is above that with each trick."""
+def _tricks(name: str, allowed: float = 0.0) -> Callable[[Arrays], dict[str, np.ndarray]]:
+  """By how much the end of plain training is above that with each trick, and what is allowed.
+
+  allowed: of the end of plain training, as a share.
+  """
   kinds = dict(zip(warmup.RUNS[1:], warmup.LABELS[1:], strict=True))
 
   def measure(a: Arrays) -> dict[str, np.ndarray]:
     ends = {run: _last(a[f'{name}_{run}']) for run in warmup.RUNS}
-    return {label: ends['vae'] - ends[run] for run, label in kinds.items()}
+    return {label: (1 + allowed) * ends['vae'] - ends[run] for run, label in kinds.items()}
 
   return measure
 
@@ -107,7 +153,7 @@ def _refined(name: str, before: int, afters: tuple[int, ...]):
 
   def measure(a: Arrays) -> dict[str, np.ndarray]:
     return {
-      f'{after} iterations {label}': a[f'{name}_{way}'][:, place(before)]
+      f'{after} time{"s" if after > 1 else ""} {label}': a[f'{name}_{way}'][:, place(before)]
       - a[f'{name}_{way}'][:, place(after)]
       for way, label in refinement.WAYS.items()
       for after in afters
@@ -121,9 +167,10 @@ def _growing(measure: Callable) -> Callable:
   return lambda a: {condition: -effect for condition, effect in measure(a).items()}
 
 
-def _exponents(a: Arrays) -> dict[str, np.ndarray]:
+def _exponent(a: Arrays) -> dict[str, np.ndarray]:
+  """Of the KL in the step, above that with which the sum over all steps would stay what it is."""
   step, kl = np.log(a['step'][-4:]), np.log(a['step_kl'][-4:])
-  return _one(np.polyfit(step, kl, 1)[0])
+  return _one(np.polyfit(step, kl, 1)[0] - 1)
 
 
 def _variance(name: str, index: int | None = None) -> Callable[[Arrays], dict[str, np.ndarray]]:
@@ -144,41 +191,55 @@ def _variance(name: str, index: int | None = None) -> Callable[[Arrays], dict[st
   return measure
 
 
-def _noise(name: str, scale: float, other: float) -> Callable[[Arrays], dict[str, np.ndarray]]:
-  """By how much a measure is greater at one noise scale than at another."""
+def _without_noise(values: np.ndarray) -> np.ndarray:
+  """By how much a measure [S, noise scales] is greater with no noise than with all of it."""
   place = feedback.NOISE_SCALES.index
-  return lambda a: _one(a[name][:, place(scale)] - a[name][:, place(other)])
+  return values[:, place(0.0)] - values[:, place(1.0)]
+
+
+def _kept(a: Arrays) -> dict[str, np.ndarray]:
+  """By how much more of a push is left with no noise than with all, on the way and at the end."""
+  none, all_of_it = a['distance_0'], a['distance_1']
+  middle = none.shape[1] // 2
+  return {
+    'half-way from the push to the end': none[:, middle] - all_of_it[:, middle],
+    'at the end': none[:, -1] - all_of_it[:, -1],
+  }
 
 
 CLAIMS = (
   Claim(
     '2.1',
     'Pictures decoded from codes of a distribution that we chose are unlike the data.',
-    'Fréchet distance of samples from N(0, I), less that of real pictures',
+    'Fréchet distance of samples from N(0, I), less that of reconstructions of test pictures',
     'f01_autoencoder',
-    lambda a: _one(a['frechet_prior'] - a['frechet_floor']),
+    lambda a: _one(a['frechet_prior'] - a['frechet_reconstructed']),
   ),
   Claim(
     '2.1',
     'The reason is that we do not know the distribution of the codes.',
-    'Fréchet distance of samples from N(0, I), less that from a fitted distribution',
+    'share of that difference which goes where the distribution is fitted to the codes',
     'f01_autoencoder',
-    lambda a: {
-      'one Gaussian': a['frechet_prior'] - a['frechet_normal'],
-      'mixture of 10': a['frechet_prior'] - a['frechet_mixture'],
-    },
+    _unknown_codes,
+  ),
+  Claim(
+    '2.2',
+    'After many steps of noise the picture looks Gaussian.',
+    '1% of the negative bound, less its part KL(q(x_T | x_0) | N(0, I)), nats',
+    'f10_bound_terms',
+    lambda a: _one(0.01 * a['nll_bound_fixed_small'] - a['prior_kl']),
   ),
   Claim(
     '2.2',
     'Samples of plain repeated denoising are very blurry.',
     '1 less the sharpness of samples, relative to real pictures',
     'f02_repeated_denoising',
-    lambda a: _one(1 - a['sharpness_denoising_chain']),
+    lambda a: _one(1 - a['sharpness_denoising_chain'][:, -1]),
   ),
   Claim(
     '2.2',
     'Each denoiser goes a little outside the right distribution, and the errors accumulate.',
-    'growth of the Fréchet distance of x_t to q(x_t), in pixels',
+    'growth of the Fréchet distance of x_t to q(x_t), between pixels',
     'f02_repeated_denoising',
     _chain_growth,
   ),
@@ -199,16 +260,19 @@ CLAIMS = (
   Claim(
     '3.1',
     'A network that puts out a square root of the covariance keeps it positive definite.',
-    'smallest diagonal entry of the triangular square root over all test pictures',
+    'smallest eigenvalue of the covariance over all test pictures, in float32',
     'f08_posteriors',
-    lambda a: _one(a['smallest_scale']),
+    lambda a: _one(a['smallest_eigenvalue']),
   ),
   Claim(
     '3.1',
     'The encoder is to put out a mean and a covariance (a full one is better than a diagonal one).',
     'negative ELBO with a diagonal covariance, less that with a full one, nats',
     'f08_posteriors',
-    lambda a: _one(a['nll_bound'][:, 0] - a['nll_bound'][:, 1]),
+    lambda a: {
+      'trained': a['nll_bound'][:, 0] - a['nll_bound'][:, 1],
+      'probabilistic PCA, exactly, at the smallest angle': a['gap'][0],
+    },
   ),
   Claim(
     '3.2',
@@ -227,16 +291,17 @@ CLAIMS = (
   Claim(
     '3.2',
     'The probability that draws from P look as if from Q is around e^(-n D(Q | P)).',
-    '0.01 less the relative difference of -log P / n from D, at the largest n',
+    'gap between -log P and n D at the smallest n, less that at the largest, nats (exponent: by n)',
     'f04_divergence',
     _coin,
   ),
   Claim(
     '3.3',
     'Where the KL dominates, the code carries nothing and the decoder gives a blurry average.',
-    f'{AVERAGE_SHARE} less the relative variance of reconstructions at beta = {BETAS[-1]:g}',
+    f'at beta = {BETAS[-1]:g}: {NOTHING} less what is left, as a share of that between pictures '
+    '(units: their number; sharpness: 1 less that of reconstructions)',
     'f05_balance',
-    lambda a: _one(AVERAGE_SHARE - _spread_most(a)),
+    _collapse,
   ),
   Claim(
     '3.3',
@@ -265,9 +330,9 @@ CLAIMS = (
   Claim(
     '3.4',
     'It does not impair the reconstruction.',
-    'reconstruction of plain training, less that with the trick, nats',
+    f'{1 + NO_LOSS} times the reconstruction of plain training, less that with the trick, nats',
     'f06_warmup',
-    _tricks('reconstruction'),
+    _tricks('reconstruction', NO_LOSS),
   ),
   Claim(
     '3.4',
@@ -278,10 +343,17 @@ CLAIMS = (
   ),
   Claim(
     '3.4',
-    'More often, and it becomes mush.',
+    'More often, and it becomes mush: unlike the data.',
     'Fréchet distance after, less that after two iterations',
     'f07_refinement',
     _growing(_refined('frechet', 2, (10, 50))),
+  ),
+  Claim(
+    '3.4',
+    'More often, and it becomes mush: blurred.',
+    'sharpness after two iterations, less that after',
+    'f07_refinement',
+    _refined('sharpness', 2, (10, 50)),
   ),
   Claim(
     '3.4',
@@ -293,9 +365,9 @@ CLAIMS = (
   Claim(
     '4',
     'If the increments are small enough, the reverse step is Gaussian too.',
-    'exponent of the KL to the best Gaussian in the step',
+    'exponent of the KL to the best Gaussian in the step, less 1',
     'f09_small_steps',
-    _exponents,
+    _exponent,
   ),
   Claim(
     '4',
@@ -306,14 +378,14 @@ CLAIMS = (
   ),
   Claim(
     '4',
-    'The mean and the covariance of the reverse step are to be learned: the bound.',
+    'The covariance of the reverse step is to be learned, not the mean alone: the bound.',
     'negative bound with a fixed variance, less that with another, nats',
     'f10_bound_terms',
     _variance('nll_bound'),
   ),
   Claim(
     '4',
-    'The mean and the covariance of the reverse step are to be learned: samples in few steps.',
+    'The covariance of the reverse step is to be learned, not the mean alone: few steps.',
     f'Fréchet distance at {bound_terms.NUM_STEPS[0]} steps, fixed variance, less that with another',
     'f10_bound_terms',
     _variance('frechet', 0),
@@ -330,7 +402,7 @@ CLAIMS = (
     'The noise that is put back is what makes good samples.',
     'Fréchet distance with none put back, less that with all',
     'f11_feedback',
-    _noise('frechet', 0.0, 1.0),
+    lambda a: _one(_without_noise(a['frechet'])),
   ),
   Claim(
     '4',
@@ -344,14 +416,14 @@ CLAIMS = (
     'The added noise gives robustness: less of a push is left.',
     'share of the push that is left with no noise put back, less that with all',
     'f11_feedback',
-    _noise('kept', 0.0, 1.0),
+    _kept,
   ),
   Claim(
     '4',
-    'The added noise gives robustness: samples after a push are better.',
-    'Fréchet distance after the push with no noise put back, less that with all',
+    'The added noise gives robustness: samples lose less by a push.',
+    'what a push adds to the Fréchet distance with no noise put back, less that with all',
     'f11_feedback',
-    _noise('frechet_pushed', 0.0, 1.0),
+    lambda a: _one(_without_noise(a['frechet_pushed'] - a['frechet'])),
   ),
 )
 
@@ -360,32 +432,36 @@ def evidence(condition: str, effect) -> Evidence:
   """The mean of an effect with its 95% interval over the seeds, by Student's t.
 
   effect: [S] of S > 1 seeds, or a scalar, which is exact. The claim holds where the interval is
-  above 0, fails where it is not above 0 anywhere, and else is open.
+  above 0, fails where it is not above 0 anywhere, and else is open. Raises ValueError for one seed,
+  and for an effect that is not finite: no interval, no verdict.
   """
   effect = np.asarray(effect, np.float64)
+  if (effect.ndim and effect.size < 2) or not np.all(np.isfinite(effect)):
+    raise ValueError(f'{condition or "the effect"}: {effect}; it takes two seeds or more, finite')
   mean, half = float(np.mean(effect)), 0.0
   if effect.ndim:
-    half = stats.t.ppf(0.975, effect.size - 1) * effect.std(ddof=1) / np.sqrt(effect.size)
-  low, high = mean - float(half), mean + float(half)
+    half = float(style.half_width(effect))
+  low, high = mean - half, mean + half
   state = HOLDS if low > 0 else FAILS if high <= 0 else OPEN
-  return Evidence(condition, mean, low, high, state)
+  return Evidence(condition, effect.size, mean, low, high, state)
 
 
 def verdict(found: list[Evidence]) -> str:
   """What follows from all conditions together.
 
-  'supported' where the claim holds under each, 'not supported' where it fails under each,
-  'undecided' where all are open, and else 'depends', with the conditions of each kind.
+  'supported' where the claim holds under each, 'not supported' where it holds under none, and else
+  'depends'; the conditions of each kind, where there are several kinds.
   """
   states = {e.state for e in found}
+  kind = SUPPORTED if states == {HOLDS} else DEPENDS if HOLDS in states else NOT_SUPPORTED
   if len(states) == 1:
-    return {HOLDS: SUPPORTED, FAILS: NOT_SUPPORTED, OPEN: UNDECIDED}[states.pop()]
+    return kind
   parts = []
   for state in (HOLDS, FAILS, OPEN):
     named = [e.condition for e in found if e.state == state]
     if named:
       parts.append(f'{state} with {"; ".join(named)}')
-  return f'depends: {", ".join(parts)}'
+  return f'{kind}: {", ".join(parts)}'
 
 
 def judge(figures: Mapping[str, Mapping[str, Arrays]]) -> list[dict]:
@@ -395,11 +471,12 @@ def judge(figures: Mapping[str, Mapping[str, Arrays]]) -> list[dict]:
   """
   judged = []
   for claim in CLAIMS:
-    found = [
-      evidence(', '.join(filter(None, (dataset, condition))), effect)
-      for dataset, arrays in figures[claim.figure].items()
-      for condition, effect in claim.measure(arrays).items()
-    ]
+    effects = {}
+    for dataset, arrays in figures[claim.figure].items():
+      for condition, effect in claim.measure(arrays).items():
+        of_data = dataset if np.ndim(effect) else ''
+        effects[', '.join(filter(None, (of_data, condition)))] = effect
+    found = [evidence(condition, effect) for condition, effect in effects.items()]
     judged.append(
       {
         'section': claim.section,
@@ -415,17 +492,19 @@ def judge(figures: Mapping[str, Mapping[str, Arrays]]) -> list[dict]:
 
 def markdown(judged: list[dict]) -> str:
   """A table of all claims."""
-  lines = [
-    '| section | the lecture says | measured, above 0 where it holds | effect | verdict |',
-    '|---|---|---|---|---|',
-  ]
-  for entry in judged:
-    effects = '<br>'.join(in_words(e) for e in entry['evidence'])
-    lines.append(
-      f'| {entry["section"]} | {entry["claim"]} | {entry["effect"]} ({entry["figure"]}) | '
-      f'{effects} | {entry["verdict"]} |'
-    )
-  return '\n'.join(lines) + '\n'
+  return reporting.table(
+    HEADER,
+    [
+      (
+        entry['section'],
+        entry['claim'],
+        f'{entry["effect"]} ({entry["figure"]})',
+        '<br>'.join(map(in_words, entry['evidence'])),
+        entry['verdict'],
+      )
+      for entry in judged
+    ],
+  )
 
 
 def in_words(found: Mapping) -> str:

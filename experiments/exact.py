@@ -30,6 +30,7 @@ from vaediff import (
   likelihoods,
   parallel,
   probability_flow,
+  reporting,
   reverse_process,
   sampling,
   schedules,
@@ -788,7 +789,7 @@ def _as_text(number: float) -> str:
 
 
 def _print_cells(*cells: str) -> None:
-  print(f'| {" | ".join(cells)} |', flush=True)
+  print(reporting.table_row(cells), end='', flush=True)
 
 
 if __name__ == '__main__':

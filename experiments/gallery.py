@@ -48,7 +48,7 @@ def bring(paper: Path, docs: Path) -> None:
     raise InputError(
       f'{paper} holds no paper; python -m experiments.paper --workdir=W makes W/paper'
     )
-  judged = json.loads(files[0].read_text())
+  judged = json.loads(files[0].read_text())['claims']
   told = tell((docs / 'lecture.md').read_text(), judged)
   (docs / 'paper').mkdir(exist_ok=True)
   for path in [*files, *sorted(paper.glob('*.gif'))]:

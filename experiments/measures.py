@@ -104,9 +104,9 @@ def time_terms(tools: Tools, variables: Variables) -> list[dict[str, list]]:
 
 
 def _by_level(terms: dict[str, np.ndarray]) -> dict[str, list]:
-  t = terms.pop('t').reshape(-1)
-  levels = np.unique(t)
-  table = {'t': levels.tolist()}
+  t, log_snr = (terms.pop(name).reshape(-1) for name in ('t', 'log_snr'))
+  levels, first = np.unique(t, return_index=True)
+  table = {'t': levels.tolist(), 'log_snr': log_snr[first].tolist()}
   for name, term in terms.items():
     of_level = [term.reshape(-1)[t == level] for level in levels]
     table[name] = {

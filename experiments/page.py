@@ -1,16 +1,17 @@
 """The paper as one page: static, light, readable on a phone, opened from disk."""
 
 import html as escaping
-from collections.abc import Mapping, Sequence
+import itertools
+from collections.abc import Iterable, Mapping, Sequence
 
 from experiments import claims, published
 
 _STYLE = """
-:root { color-scheme: light dark; --line: #8886; --good: #0a7d4f; --bad: #b3400f; }
+:root { color-scheme: light; --line: #8886; --good: #0a6b44; --bad: #a33a0e; }
 body { font: 17px/1.5 Georgia, serif; max-width: 60rem; margin: 0 auto; padding: 1rem; }
 h1, h2, h3 { font-family: system-ui, sans-serif; line-height: 1.2; }
 figure { margin: 0 0 2rem; }
-img { width: 100%; height: auto; background: #fff; }
+img { min-width: 45rem; width: 100%; height: auto; }
 figcaption, table, nav { font: 14px/1.4 system-ui, sans-serif; }
 .scroll { overflow-x: auto; }
 table { border-collapse: collapse; width: 100%; }
@@ -22,13 +23,16 @@ td.number { font-variant-numeric: tabular-nums; }
   thead { display: none; }
   tr { display: block; border-top: 2px solid var(--line); padding: .4rem 0; }
   td { display: block; border: 0; padding: .1rem 0; }
+  td::before { content: attr(data-label) ": "; color: #555; }
 }
 """
 
 
-def html(parts: Sequence, judged: Sequence[Mapping], compared: Mapping) -> str:
+def html(
+  parts: Sequence, judged: Sequence[Mapping], compared: Mapping, commits: Sequence[str]
+) -> str:
   """The page. parts: as of `publishing`. judged: of `claims.judge`. compared: of
-  `published.compare`.
+  `published.compare`. commits: at which the figures were computed.
   """
   counts = [entry['verdict'].split(':')[0] for entry in judged]
   summary = ', '.join(f'{counts.count(kind)} {kind}' for kind in dict.fromkeys(counts))
@@ -36,9 +40,9 @@ def html(parts: Sequence, judged: Sequence[Mapping], compared: Mapping) -> str:
     f'<a href="#{part.stem}">{escaping.escape(_heading(part))}</a>' for part in parts
   )
   figures = '\n'.join(_figure(part) for part in parts)
-  rows = '\n'.join(_row(entry, parts) for entry in judged)
+  rows = '\n'.join(_claim(entry, parts) for entry in judged)
   tables = '\n'.join(map(_table, published.tables(compared)))
-  commit = parts[0].provenance['commit'][:12]
+  computed = escaping.escape(' and '.join(commits))
   return f"""<!doctype html>
 <html lang="en">
 <head>
@@ -49,18 +53,14 @@ def html(parts: Sequence, judged: Sequence[Mapping], compared: Mapping) -> str:
 </head>
 <body>
 <h1>Variational autoencoders and denoising diffusion, measured</h1>
-<p>Every figure and number here was computed by this project, at commit {escaping.escape(commit)}.
-Of {len(judged)} claims of the lecture: {summary}.</p>
+<p>Every figure, and every number but those that are said to be published, was computed by this
+project, at commit {computed}. Of {len(judged)} claims of the lecture: {summary}.</p>
 <h2 id="claims">Claims</h2>
 <p>Each effect is above 0 where the claim holds; brackets hold its 95% interval over the seeds, or
-the exact value twice. A claim is supported where it holds under every condition that was measured,
-and not supported where it fails under every one.</p>
-<div class="scroll"><table>
-<thead><tr><th>Section</th><th>The lecture says</th><th>Measured</th>
-<th>Effect</th><th>Verdict</th></tr></thead>
-<tbody>
-{rows}
-</tbody></table></div>
+the exact value twice. Under a condition a claim holds where the interval is above 0, fails where it
+is not above 0 anywhere, and else is open. It is supported where it holds under every condition that
+was measured, and not supported where it holds under none.</p>
+{_grid(claims.HEADER, rows)}
 <h2 id="published">Published numbers beside ours</h2>
 {tables}
 <h2 id="figures">Figures</h2>
@@ -72,17 +72,33 @@ and not supported where it fails under every one.</p>
 
 
 def _table(table: published.Table) -> str:
-  def cells(tag: str, values: Sequence[str]) -> str:
-    return ''.join(f'<{tag}>{escaping.escape(value)}</{tag}>' for value in values)
+  rows = '\n'.join(_row(table.header, map(escaping.escape, row)) for row in table.rows)
+  remark = f'\n<p>{escaping.escape(table.remark)}</p>' if table.remark else ''
+  return f'<h3>{escaping.escape(table.heading)}</h3>\n{_grid(table.header, rows)}{remark}'
 
-  rows = '\n'.join(f'<tr>{cells("td", row)}</tr>' for row in table.rows)
-  return f"""<h3>{escaping.escape(table.heading)}</h3>
-<div class="scroll"><table>
-<thead><tr>{cells('th', table.header)}</tr></thead>
+
+def _grid(header: Sequence[str], rows: str) -> str:
+  names = ''.join(f'<th>{escaping.escape(name)}</th>' for name in header)
+  return f"""<div class="scroll"><table>
+<thead><tr>{names}</tr></thead>
 <tbody>
 {rows}
-</tbody></table></div>
-<p>{escaping.escape(table.remark)}</p>"""
+</tbody></table></div>"""
+
+
+def _row(header: Sequence[str], cells: Iterable[str], kinds: Sequence[str] = ()) -> str:
+  """A row of cells in HTML, each with its column's name, for where there is no room for columns."""
+  parts = itertools.zip_longest(header, cells, kinds, fillvalue='')
+  return ''.join(
+    [
+      '<tr>',
+      *(
+        f'<td class="{kind}" data-label="{escaping.escape(name)}">{cell}</td>'
+        for name, cell, kind in parts
+      ),
+      '</tr>',
+    ]
+  )
 
 
 def _heading(part) -> str:
@@ -93,22 +109,24 @@ def _figure(part) -> str:
   title, caption = escaping.escape(_heading(part)), escaping.escape(part.module.CAPTION)
   moving = ''
   if hasattr(part.module, 'animate'):
-    moving = f'<img src="{part.stem}.gif" alt="{title}, moving" loading="lazy">'
+    moving = f'<img src="{part.stem}.gif" alt="{title}, moving">'
   return f"""<figure id="{part.stem}">
 <h3>{title}</h3>
-<img src="{part.stem}.png" alt="{title}" loading="lazy">{moving}
+<div class="scroll"><img src="{part.stem}.png" alt="{title}">{moving}</div>
 <figcaption>{caption} <a href="{part.stem}.pdf">PDF</a>,
 <a href="{part.stem}.npz">numbers</a>.</figcaption>
 </figure>"""
 
 
-def _row(entry: Mapping, parts: Sequence) -> str:
-  effects = '<br>'.join(escaping.escape(claims.in_words(found)) for found in entry['evidence'])
+def _claim(entry: Mapping, parts: Sequence) -> str:
   target = next(part.stem for part in parts if part.name == entry['figure'])
-  kind = {claims.SUPPORTED: 'supported', claims.NOT_SUPPORTED: 'not'}.get(entry['verdict'], '')
-  return (
-    f'<tr><td>{entry["section"]}</td><td>{escaping.escape(entry["claim"])}</td>'
-    f'<td><a href="#{target}">{escaping.escape(entry["effect"])}</a></td>'
-    f'<td class="number">{effects}</td>'
-    f'<td class="{kind}">{escaping.escape(entry["verdict"])}</td></tr>'
+  kind = {claims.SUPPORTED: 'supported', claims.NOT_SUPPORTED: 'not'}
+  cells = (
+    escaping.escape(entry['section']),
+    escaping.escape(entry['claim']),
+    f'<a href="#{target}">{escaping.escape(entry["effect"])}</a>',
+    '<br>'.join(escaping.escape(claims.in_words(found)) for found in entry['evidence']),
+    escaping.escape(entry['verdict']),
   )
+  state = kind.get(entry['verdict'].partition(':')[0], '')
+  return _row(claims.HEADER, cells, ('', '', '', 'number', state))

@@ -13,24 +13,26 @@ Then W/paper gets
   index.html                      all of it on one page
 
 What is there is not made again: the same command goes on where it was stopped, a figure whose
-files are gone is the only one that is made again, and one whose runs have another config is made
-anew. --resources is what each run gets, as of a sweep, and --workers how many run at a time.
+files are gone is the only one that is made again, and one whose code or runs have changed is made
+anew; the runs are in folders NAME-HASH, with the beginning of their config's hash. --resources is
+what each run gets, as of a sweep, and --workers how many run at a time. The figures are computed in
+this process, with all devices of the machine.
 
 Exit status: 0 done; 2 the input is wrong, with one line that says how to mend it; 1 anything else.
 """
 
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 from absl import flags
 
-from experiments import compilation_cache, preemption, program, publishing, trials
+from experiments import compilation_cache, preemption, program, publishing, storage, trials
+from vaediff.errors import InputError
 
 WORKDIR = flags.DEFINE_string('workdir', None, 'Folder of the runs and of the paper.')
 QUICK = flags.DEFINE_bool('quick', False, 'Digits alone, with fewer steps.')
 RESOURCES = flags.DEFINE_list('resources', [], 'What each run gets: NAME=VALUE,...')
-WORKERS = flags.DEFINE_integer('workers', None, 'Runs at a time; as many as there is room for.')
+WORKERS = flags.DEFINE_integer('workers', None, 'Runs at a time; as many as there is room for.', 1)
 
 
 def main(argv: Sequence[str]) -> int:
@@ -38,10 +40,13 @@ def main(argv: Sequence[str]) -> int:
 
   def body() -> int:
     program.parse(argv, 'python -m experiments.paper --workdir=FOLDER', ['workdir'])
+    folder = storage.path(WORKDIR.value)
+    if storage.is_remote(folder):
+      raise InputError(f'--workdir={folder} is on object storage; a paper is made in a folder')
     resources = trials.parse_resources(RESOURCES.value, {})
     compilation_cache.enable()
     with preemption.Guard():
-      publishing.publish(Path(WORKDIR.value), QUICK.value, resources, WORKERS.value)
+      publishing.publish(folder, QUICK.value, resources, WORKERS.value)
     return 0
 
   return program.exit_status(argv, __doc__, body)

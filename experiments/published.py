@@ -1,6 +1,5 @@
 """Published numbers beside ours: single numbers, and orders of several that a paper has found."""
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -8,22 +7,26 @@ from typing import NamedTuple
 import numpy as np
 from ml_collections import ConfigDict
 
-from configs import burda, mnist_diffusion
-from experiments import claims
+from configs import burda, mnist_diffusion_hour
+from experiments import claims, workdir
 from experiments.claims import Arrays
+from vaediff import reporting
+from vaediff.evaluation.likelihood import standard_error
 
 
 class Number(NamedTuple):
   """A number of a paper, and the run that has ours.
 
   source: the paper, with its table. what: the model. metric: of results.json. value: in the paper.
-  run: of RUNS. differs: in what the protocols differ.
+  active_units: in the paper, None where it has none. run: of RUNS. differs: in what the protocols
+  differ.
   """
 
   source: str
   what: str
   metric: str
   value: float
+  active_units: int | None
   run: str
   differs: str
 
@@ -46,13 +49,41 @@ class Order(NamedTuple):
   differs: str
 
 
-# Nats, by the names of configs/burda.py. It has those of 50 draws too, for an accelerator.
-_BURDA = {'vae_1': 86.76, 'vae_5': 86.47, 'iwae_5': 85.54}
+# Nats and active units, by the names of configs/burda.py. An IWAE with one draw is the VAE.
+_BURDA = {
+  'vae_1': (86.76, 19),
+  'vae_5': (86.47, 20),
+  'vae_50': (86.35, 20),
+  'iwae_5': (85.54, 22),
+  'iwae_50': (84.78, 25),
+}
+_BOUND = 'ours is a bound, of a diffusion model with 51 minutes of training on two CPU cores'
+# Bits per dimension of MNIST with 8 bits.
+_MNIST = (
+  (
+    'Grathwohl et al. 2019, Table 2',
+    'Glow, 8-bit MNIST',
+    1.05,
+    f'{_BOUND}; flows pay for uniform dequantisation',
+  ),
+  (
+    'Chen et al. 2019, Table 1',
+    'residual flow, 8-bit MNIST',
+    0.97,
+    f'{_BOUND}; flows pay for uniform dequantisation',
+  ),
+  (
+    'Katharopoulos et al. 2020, Table 1',
+    'autoregressive transformer with softmax attention, 8-bit MNIST',
+    0.621,
+    _BOUND,
+  ),
+)
 
-# {name of a run: its config}.
+# {name of a run: its config}. Those with 50 draws are for an accelerator.
 RUNS: dict[str, Callable[[], ConfigDict]] = {
   **{f'burda_{name}': lambda name=name: burda.get_config(name) for name in _BURDA},
-  'mnist_diffusion': mnist_diffusion.get_config,
+  'mnist_diffusion': mnist_diffusion_hour.get_config,
 }
 
 NUMBERS = (
@@ -61,30 +92,30 @@ NUMBERS = (
       'Burda et al. 2016, Table 1',
       f'{name.partition("_")[0].upper()}, k = {name.partition("_")[2]}, one stochastic layer',
       'nll_bound',
-      value,
+      nll,
+      active_units,
       f'burda_{name}',
       f'{burda.PASSES} passes in batches of 100 with cosine decay, not 3,280 in batches of 20 with '
-      'eight learning rates; no output bias at the logit of the mean picture',
+      'eight learning rates; Adam with eps 1e-8, not 1e-4; the average of the parameters over the '
+      'last 1,000 steps; no output bias at the logit of the mean picture',
     )
-    for name, value in _BURDA.items()
+    for name, (nll, active_units) in _BURDA.items()
   ),
-  Number(
-    'Katharopoulos et al. 2020, Table 1',
-    'autoregressive transformer with softmax attention, 8-bit MNIST',
-    'bits_per_dim',
-    0.621,
-    'mnist_diffusion',
-    'ours is a bound, of a diffusion model with 18 minutes of training on two CPU cores',
+  *(
+    Number(source, what, 'bits_per_dim', value, None, 'mnist_diffusion', differs)
+    for source, what, value, differs in _MNIST
   ),
 )
 
 
 def _few_steps(a: Arrays) -> dict[str, np.ndarray]:
-  found = {}
-  for label, eta in (('DDIM', 0), ('DDIM, eta 1', 1)):
-    for i, calls in enumerate(a[f'calls_{label}']):
-      found[f'eta = {eta}, {calls} steps'] = a[f'frechet_{label}'][:, i]
-  return found
+  # DDIM with eta 1 is ancestral sampling with the smaller fixed variance.
+  return {
+    f'eta = {eta}, {calls} steps': a[f'frechet_{label}'][:, i]
+    for label, eta in (('DDIM', 0), ('ancestral', 1))
+    for i, calls in enumerate(a[f'calls_{label}'])
+    if f'eta = {eta}, {calls} steps' in _FID_OF_STEPS
+  }
 
 
 _FID_OF_STEPS = {
@@ -123,12 +154,21 @@ ORDERS = (
     'FID of DDIM in few steps',
     _FID_OF_STEPS,
     'f12_samplers',
-    lambda a: {label: _few_steps(a)[label] for label in _FID_OF_STEPS},
+    _few_steps,
     tuple((f'eta = 0, {steps} steps', f'eta = 1, {steps} steps') for steps in (10, 20, 50)),
     'Fréchet distance in the features of our own classifier, on other data; a schedule linear in '
     'the log-SNR, T = 250',
   ),
 )
+
+
+def runs(has_accelerator: bool) -> dict[str, ConfigDict]:
+  """{name: config} of the runs that are to be trained."""
+  return {
+    name: get_config()
+    for name, get_config in RUNS.items()
+    if has_accelerator or not name.endswith('_50')
+  }
 
 
 def compare(folder: Path, figures: Mapping[str, Mapping[str, Arrays]]) -> dict[str, list[dict]]:
@@ -147,18 +187,15 @@ def compare(folder: Path, figures: Mapping[str, Mapping[str, Arrays]]) -> dict[s
   }
 
 
-def _results(folder: Path, number: Number) -> Path:
-  return folder / number.run / 'results.json'
-
-
 def _is_there(folder: Path, number: Number) -> bool:
-  return _results(folder, number).exists()
+  config = RUNS[number.run]().to_dict()
+  return workdir.is_finished(workdir.named(folder, number.run, config), config, ('results.json',))
 
 
 def _number(folder: Path, number: Number) -> dict:
-  results = json.loads(_results(folder, number).read_text())
-  metric = results['metrics'][number.metric]
-  active = results['metrics'].get('active_units')
+  config = RUNS[number.run]().to_dict()
+  results = workdir.read_results(workdir.named(folder, number.run, config))
+  metric, active = results['metrics'][number.metric], results['metrics'].get('active_units')
   return {
     'source': number.source,
     'what': number.what,
@@ -166,7 +203,9 @@ def _number(folder: Path, number: Number) -> dict:
     'ours': metric['value'],
     'stderr': metric['stderr'],
     'unit': metric['unit'],
+    'published_active_units': number.active_units,
     'active_units': active and active['value'],
+    'device': results['provenance']['device'],
     'differs': number.differs,
   }
 
@@ -179,20 +218,17 @@ def _order(order: Order, dataset: str, arrays: Arrays) -> dict:
     'what': order.what,
     'dataset': dataset,
     'rows': [
-      {'what': label, 'published': value, **_mean(ours[label])}
+      {
+        'what': label,
+        'published': value,
+        'ours': float(np.mean(ours[label])),
+        'stderr': standard_error(ours[label]),
+      }
       for label, value in order.published.items()
     ],
     'evidence': [e._asdict() for e in found],
     'verdict': claims.verdict(found),
     'differs': order.differs,
-  }
-
-
-def _mean(values: np.ndarray) -> dict[str, float]:
-  """Over the seeds, with its standard error."""
-  return {
-    'ours': float(np.mean(values)),
-    'stderr': float(np.std(values, ddof=1) / np.sqrt(len(values))),
   }
 
 
@@ -209,9 +245,10 @@ def tables(compared: Mapping[str, Sequence[Mapping]]) -> list[Table]:
   """The tables of what `compare` has found."""
   found = []
   if compared['numbers']:
-    header = ('paper', 'model', 'published', 'ours', 'standard error', 'unit', 'active units')
+    header = ('paper', 'model', 'published', 'ours', 'standard error', 'unit')
+    header += ('active units, published', 'active units, ours', 'computed on', 'what differs')
     rows = [_number_in_words(entry) for entry in compared['numbers']]
-    found.append(Table('Numbers', (*header, 'what differs'), rows, ''))
+    found.append(Table('Numbers', header, rows, ''))
   for entry in compared['orders']:
     rows = [
       (row['what'], f'{row["published"]:g}', f'{row["ours"]:.3g}', f'{row["stderr"]:.2g}')
@@ -231,7 +268,7 @@ def tables(compared: Mapping[str, Sequence[Mapping]]) -> list[Table]:
 
 
 def _number_in_words(entry: Mapping) -> tuple[str, ...]:
-  active = entry['active_units']
+  units = entry['published_active_units'], entry['active_units']
   return (
     entry['source'],
     entry['what'],
@@ -239,7 +276,8 @@ def _number_in_words(entry: Mapping) -> tuple[str, ...]:
     f'{entry["ours"]:.4g}',
     f'{entry["stderr"]:.2g}',
     entry['unit'],
-    '-' if active is None else f'{active:g}',
+    *('-' if number is None else f'{number:g}' for number in units),
+    entry['device'],
     entry['differs'],
   )
 
@@ -247,16 +285,7 @@ def _number_in_words(entry: Mapping) -> tuple[str, ...]:
 def markdown(compared: Mapping[str, Sequence[Mapping]]) -> str:
   """results.md."""
   return '\n'.join(
-    '\n'.join(
-      [
-        f'## {table.heading}',
-        '',
-        f'| {" | ".join(table.header)} |',
-        f'|{"---|" * len(table.header)}',
-        *(f'| {" | ".join(row)} |' for row in table.rows),
-        '',
-        *([table.remark, ''] if table.remark else []),
-      ]
-    )
+    f'## {table.heading}\n\n{reporting.table(table.header, table.rows)}'
+    + (f'\n{table.remark}\n' if table.remark else '')
     for table in tables(compared)
   )

@@ -1,5 +1,6 @@
 """What is missing of a paper is made: runs, numbers, figures, claims, comparisons, the page."""
 
+import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
@@ -45,13 +46,11 @@ def publish(folder: Path, quick: bool, resources: Mapping, num_workers: int | No
   for of_dataset in configs.values():
     section = of_dataset['vae']['data']
     data.load(section['name'], section['data_dir'], 'test')  # not there: nothing is begun
-  folder.mkdir(parents=True, exist_ok=True)
-  (folder / 'paper').mkdir(exist_ok=True)
   with workdir.locked(folder):
+    (folder / 'paper').mkdir(exist_ok=True)
     parts = list(_parts(configs))
     missing = [part for part in parts if not _is_computed(folder, part)]
-    others = () if quick else published.RUNS.items()
-    trials = [Trial(name, {}, get_config().to_dict()) for name, get_config in others]
+    trials = [] if quick else _published(resources)
     trials += _trials(missing, configs)
     _train(folder / 'runs', trials, resources, num_workers)
     studies = {name: Study(name, folder / 'runs', of_set) for name, of_set in configs.items()}
@@ -75,9 +74,11 @@ def _parts(configs: Mapping[str, Mapping[str, dict]]) -> Iterator[Part]:
   """Every figure for every data set, with what it is computed from."""
   shared = {'commit': workdir.commit(), 'versions': workdir.versions()}
   for name, module in FIGURES.items():
+    code = [Path(file.__file__).read_bytes() for file in (module, figure_file)]
+    own = {'figure': name, 'code': hashlib.sha256(b''.join(code)).hexdigest(), **shared}
     for dataset in configs if module.RUNS else ('',):
       hashes = {run: workdir.config_hash(configs[dataset][run]) for run in module.RUNS}
-      yield Part(name, dataset, module, {'figure': name, 'runs': hashes, **shared})
+      yield Part(name, dataset, module, own | {'runs': hashes})
 
 
 def _file(folder: Path, part: Part, suffix: str) -> Path:
@@ -85,26 +86,38 @@ def _file(folder: Path, part: Part, suffix: str) -> Path:
 
 
 def _is_computed(folder: Path, part: Part) -> bool:
-  """Whether the numbers are there, of runs with these very configs."""
+  """Whether the numbers are there, of this very figure, of runs with these very configs."""
   path = _file(folder, part, '.npz')
   if not path.exists():
     return False
   _, provenance = figure_file.load(path)
-  return all(provenance.get(key) == part.provenance[key] for key in ('figure', 'runs'))
+  return all(provenance.get(key) == part.provenance[key] for key in ('figure', 'code', 'runs'))
 
 
 def _trials(missing: Sequence[Part], configs: Mapping[str, Mapping[str, dict]]) -> list[Trial]:
   """The runs that the missing figures need, the longest first."""
-  needed = {(part.dataset, run) for part in missing for run in part.module.RUNS}
-  named = [Trial(f'{dataset}_{run}', {}, configs[dataset][run]) for dataset, run in needed]
+  needed = {(run, part.dataset) for part in missing for run in part.module.RUNS}
   order = list(runs.RUNS)[::-1]  # those of diffusion come last there
-  return sorted(named, key=lambda t: order.index(t.name.partition('_')[2]))
+  return [
+    _trial(f'{dataset}_{run}', configs[dataset][run])
+    for run, dataset in sorted(needed, key=lambda pair: (order.index(pair[0]), pair[1]))
+  ]
+
+
+def _published(resources: Mapping) -> list[Trial]:
+  """The runs whose numbers stand beside published ones."""
+  has_accelerator = bool(resources['gpus'] or resources['tpus'])
+  return [_trial(name, c.to_dict()) for name, c in published.runs(has_accelerator).items()]
+
+
+def _trial(name: str, config: dict) -> Trial:
+  return Trial(workdir.named(Path(), name, config).name, {}, config)
 
 
 def _train(
   folder: Path, needed: Sequence[Trial], resources: Mapping, num_workers: int | None
 ) -> None:
-  """Runs what is not done. Raises RunError where a run has failed."""
+  """Runs what is not done. Raises RunError where a run, or a seed of one, has failed."""
   files = {'classifier': ('results.json',)}
   waiting = [
     trial
@@ -128,9 +141,13 @@ def _train(
       (folder / trial.name).mkdir(parents=True, exist_ok=True)
       reporting.write_json(folder / trial.name / 'config.json', trial.config)
     local_engine.run(waiting, resources, folder, num_workers, report)
+  for trial in needed:
+    if trial.name not in failed:
+      for seed, step in workdir.failed_seeds(folder / trial.name).items():
+        failed[trial.name] = f'step {step} of seed {seed} was not finite; figures take all seeds'
   if failed:
     lines = '; '.join(f'{folder / name}: {text}' for name, text in failed.items())
-    raise RunError(f'{len(failed)} of {len(waiting)} runs have failed: {lines}')
+    raise RunError(f'{len(failed)} of {len(needed)} runs have failed: {lines}')
 
 
 def _draw(folder: Path, part: Part) -> None:
@@ -150,19 +167,19 @@ def _draw(folder: Path, part: Part) -> None:
 
 def _judge(folder: Path, parts: Sequence[Part]) -> None:
   """Writes the claims, the comparison with what is published, and the page."""
-  arrays = {}
+  arrays, commits = {}, set()
   for part in parts:
-    arrays.setdefault(part.name, {})[part.dataset] = figure_file.load(_file(folder, part, '.npz'))[
-      0
-    ]
+    own, provenance = figure_file.load(_file(folder, part, '.npz'))
+    arrays.setdefault(part.name, {})[part.dataset] = own
+    commits.add(provenance['commit'])
   judged, compared = claims.judge(arrays), published.compare(folder / 'runs', arrays)
   words = {
     'claims.md': claims.markdown(judged),
     'results.md': published.markdown(compared),
-    'index.html': page.html(parts, judged, compared),
+    'index.html': page.html(parts, judged, compared, sorted(commits)),
   }
   paper = folder / 'paper'
-  reporting.write_json(paper / 'claims.json', judged)
+  reporting.write_json(paper / 'claims.json', {'commits': sorted(commits), 'claims': judged})
   reporting.write_json(paper / 'results.json', compared)
   for name, text in words.items():
     with reporting.replacing(paper / name) as temporary:

@@ -88,14 +88,14 @@ def write(folder: Path, summary: Mapping[str, Any]) -> None:
 def markdown(summary: Mapping[str, Any]) -> str:
   """The settings as a Markdown table, `mean +- standard error over seeds` in each cell."""
   fields = _fields(summary)
-  lines = [[*fields, 'seeds', *map(label, summary['collect'])]]
-  lines.append(['---'] * len(lines[0]))
+  header = [*fields, 'seeds', *map(label, summary['collect'])]
+  lines = []
   for row in summary['settings']:
     line = [trials.value_in_words(row['setting'].get(field, '')) for field in fields]
     line.append(_count(row))
     line += [_cell(row['metrics'].get(key)) for key in summary['collect']]
     lines.append(line)
-  return ''.join(f'| {" | ".join(line)} |\n' for line in lines)
+  return reporting.table(header, lines)
 
 
 def as_csv(summary: Mapping[str, Any]) -> str:

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from experiments import storage
+from vaediff import reporting
 from vaediff.errors import InputError
 
 # Columns, where at least one of the runs has them.
@@ -31,15 +32,15 @@ def main(workdirs: Sequence[str]) -> int:
   try:
     if not workdirs:
       raise InputError('no workdir is given; usage: python -m experiments.table WORKDIR ...')
-    print('\n'.join(table([storage.path(workdir) for workdir in workdirs])))
+    print(table([storage.path(workdir) for workdir in workdirs]), end='')
   except InputError as error:
     print(f'error: {error}', file=sys.stderr)
     return 2
   return 0
 
 
-def table(workdirs: Sequence[Path]) -> list[str]:
-  """The lines of the table: one row for each run, `value +- standard error` in each cell.
+def table(workdirs: Sequence[Path]) -> str:
+  """The table: one row for each run, `value +- standard error` in each cell.
 
   The error is over the examples; of a run of several seeds the value is the mean over the seeds and
   the error that of this mean.
@@ -54,18 +55,18 @@ def table(workdirs: Sequence[Path]) -> list[str]:
   header = ['method', 'data, split', 'examples', 'step']
   header += [_with_unit(name, _unit(results, name)) for name in metrics]
   header += [_with_unit(name, unit) for name, unit in costs.items()]
-  lines = [_row([*header, 'samples']), _row(['---'] * (len(header) + 1))]
+  rows = []
   for workdir, result in zip(workdirs, results, strict=True):
     cells = [_name(result), f'{result["dataset"]}, {result["split"]}']
     cells += [str(result['num_examples']), str(result['step'])]
     cells += [_cell(result['metrics'].get(name)) for name in metrics]
     cells += [_number(result.get('cost', {}).get(name)) for name in costs]
-    lines.append(_row([*cells, str(workdir / 'samples.png')]))
+    rows.append([*cells, str(workdir / 'samples.png')])
   if is_quality:
     floors = next(r['metrics'] for r in results if 'frechet_distance_floor' in r['metrics'])
     cells = [_cell(floors.get(f'{name}_floor')) for name in metrics]
-    lines.append(_row(['real pictures', '', '', '', *cells, *[''] * (len(costs) + 1)]))
-  return lines
+    rows.append(['real pictures', '', '', '', *cells, *[''] * (len(costs) + 1)])
+  return reporting.table([*header, 'samples'], rows)
 
 
 def _name(result: dict) -> str:
@@ -100,10 +101,6 @@ def _results(workdir: Path) -> dict:
     raise InputError(
       f'{path} cannot be read ({error}); finish the run first: python -m experiments.run'
     ) from error
-
-
-def _row(cells: Sequence[str]) -> str:
-  return f'| {" | ".join(cells)} |'
 
 
 if __name__ == '__main__':

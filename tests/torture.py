@@ -35,6 +35,7 @@ import numpy as np
 from experiments import workdir
 from experiments.build import build
 from experiments.tools import Tools
+from vaediff import reporting
 from vaediff.checkpoints import Checkpoints, contents
 
 ROOT = Path(__file__).parents[1]
@@ -347,9 +348,8 @@ def _report(name: str, experiment: Experiment, reference: Path, folder: Path) ->
 
 def _print_table(table: collections.Counter) -> None:
   names = sorted({name for name, _ in table}, key=lambda name: name != 'SIGKILL')
-  print(f'| phase | {" | ".join(names)} |\n|{"---|" * (len(names) + 1)}')
-  for phase in PHASES:
-    print(f'| {phase} | {" | ".join(str(table[name, phase]) for name in names)} |')
+  rows = [[phase, *(str(table[name, phase]) for name in names)] for phase in PHASES]
+  print(reporting.table(['phase', *names], rows), end='')
 
 
 if __name__ == '__main__':

@@ -100,8 +100,8 @@ def leave_processes() -> None:
 
 
 def is_alone() -> bool:
-  """Whether there is one process only."""
-  return jax.process_count() == 1
+  """Whether there is one process only. A process that has joined no others starts no device."""
+  return not jax.distributed.is_initialized() or jax.process_count() == 1
 
 
 def is_primary() -> bool:

@@ -1,12 +1,11 @@
 """F11: denoising as feedback control (lecture section 4)."""
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
 from experiments.figures import style
 from experiments.figures.figure import Run, Study
-from vaediff import forward_process, likelihoods
+from vaediff import forward_process, likelihoods, random
 
 TITLE = 'Denoising as feedback control'
 CAPTION = (
@@ -45,13 +44,13 @@ def _make_pushed(run: Run):
   method, num_levels = run.tools.method, run.tools.experiment.num_levels
 
   def sample(variables, keys, label):
+    push_keys, keys = random.split(keys)
     chain = method.trajectory(variables, keys, label)
     num_steps = chain['x'].shape[1] - 1
     t = num_steps // 2
     free, log_snr = chain['x'][:, num_steps - t :], chain['log_snr'][:, num_steps - t :]
-    direction = jax.vmap(lambda key, x: jax.random.normal(jax.random.fold_in(key, 1), x.shape))
     _, noise = forward_process.scales(log_snr[:, 0], free[:, 0])
-    push = noise * direction(keys, free[:, 0])
+    push = noise * random.normal(push_keys, free[:, 0].shape)
     pushed = method.descend(variables, keys, label, free[:, 0] + push, t)
     axes = tuple(range(2, free.ndim))
     distance = jnp.sqrt(jnp.sum(jnp.square(pushed - free), axis=axes))
@@ -75,7 +74,7 @@ def draw(arrays):
     style.line(axes[0, 0], x, distance, i, f'noise scale {noise_scale:g}', marker=False)
   labels = [f'{value:.1f}' for value in arrays['log_snr'][:-1]] + ['data']
   axes[0, 0].set_xticks(x[::4], labels[::4])
-  axes[0, 0].set(xlabel='log-SNR', ylabel='distance from the chain without the push')
+  axes[0, 0].set(xlabel='log-SNR', ylabel='share of the push that is left')
   axes[0, 0].legend()
   ax = axes[0, 1]
   style.line(ax, arrays['noise_scale'], arrays['frechet'], 0, 'without a push')

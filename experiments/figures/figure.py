@@ -6,8 +6,9 @@ A figure is a module with
   RUNS: the names of the runs of `configs/paper.py` that it is computed from, without the data set;
     () for one of mathematics alone.
   compute(study) -> {name: array}: all the numbers that it shows, and those of the claims that rest
-    on it. An axis of seeds comes first, [S, ...].
+    on it. An axis of seeds comes first, [S, ...]; pictures are uint8 on 0..255, [N, H, W, C].
   draw(arrays) -> a Matplotlib figure, of these numbers alone.
+  animate(arrays) -> frames [H, W, 3] uint8, FRAME_MILLISECONDS each, where it moves.
 """
 
 import functools
@@ -62,10 +63,13 @@ class Run(NamedTuple):
       self.variables, self.tools.key(SAMPLE), self.tools.labels(NUM_SAMPLES)
     )
 
-  def over_test(self, f: Callable) -> list:
-    """f(variables, keys, batch) -> tree of [N, ...] over the evaluation split, for each seed."""
-    split = self.tools.experiment.dataset.evaluation
+  def over(self, split: data.Split, f: Callable) -> list:
+    """f(variables, keys, batch) -> tree of [N, ...] over a split, for each seed."""
     return self.tools.over_split(f)(self.variables, self.tools.key(EVALUATE), split)
+
+  def over_test(self, f: Callable) -> list:
+    """The same over the evaluation split."""
+    return self.over(self.tools.experiment.dataset.evaluation, f)
 
   def scores(self) -> dict[str, np.ndarray]:
     """What is measured of the evaluation split, {name: [S]}."""
@@ -113,7 +117,8 @@ class Study:
     return self._runs[name]
 
   def _load(self, name: str) -> Run:
-    folder, config = self._folder / f'{self.dataset}_{name}', self._configs[name]
+    config = self._configs[name]
+    folder = self._run_folder(name)
     if not workdir.is_finished(folder, config, ('results.json',)):
       raise InputError(f'{folder} does not hold the finished run that a figure is computed from')
     tools = Tools(build(config), config, folder, self._devices)
@@ -121,6 +126,9 @@ class Study:
       _, state = checkpoints.restore_newest(tools.initial_state())
     state = parallel.replicate(state, tools.devices)
     return Run(folder, tools, state, tools.final_variables(state))
+
+  def _run_folder(self, name: str) -> Path:
+    return workdir.named(self._folder, f'{self.dataset}_{name}', self._configs[name])
 
   @property
   def train(self) -> data.Split:
@@ -139,8 +147,7 @@ class Study:
   @functools.cached_property
   def _describe(self) -> Callable:
     return measures.load_classifier(
-      self._configs['vae']
-      | {'quality': {'classifier': str(self._folder / f'{self.dataset}_classifier')}},
+      self._configs['vae'] | {'quality': {'classifier': str(self._run_folder('classifier'))}},
       self._devices,
     )
 
@@ -150,6 +157,12 @@ class Study:
     num = min(len(self.train.x) // 2, NUM_SAMPLES)
     order = np.random.default_rng(0).permutation(len(self.train.x))
     return order[:num], order[num : 2 * num]
+
+  @property
+  def others(self) -> data.Split:
+    """The training pictures of `frechet_floor`: as many others as samples are compared with."""
+    _, index = self._halves
+    return data.Split('others', self.train.x[index], self.train.label[index])
 
   @functools.cached_property
   def _features(self) -> np.ndarray:

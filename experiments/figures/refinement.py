@@ -32,25 +32,27 @@ def compute(study: Study) -> dict[str, np.ndarray]:
       columns['sharpness'].append(study.sharpness(samples))
       shown.append(study.as_bytes(samples[0][:NUM_SHOWN]))
     arrays |= {f'{name}_{way}': np.stack(values, axis=1) for name, values in columns.items()}
-    arrays[f'samples_{way}'] = np.stack(shown)
+    if way == 'mean':
+      arrays['samples'] = np.stack(shown)
   return arrays
 
 
 def draw(arrays):
-  fig, axes = style.panels(1, 4, width=2.8)
-  shown = arrays['samples_mean']
-  style.pictures(axes[0, 0], shown.reshape(-1, *shown.shape[2:]), NUM_SHOWN, 'one row for each')
+  fig, axes = style.panels(2, 2)
+  shown = arrays['samples']
   labels = [str(value) for value in arrays['iterations']]
+  title = f'rows: {", ".join(labels)} iterations'
+  style.pictures(axes[0, 0], shown.reshape(-1, *shown.shape[2:]), NUM_SHOWN, title)
   for ax, name, label in (
     (axes[0, 1], 'frechet', 'Fréchet distance'),
-    (axes[0, 2], 'recall', 'recall'),
-    (axes[0, 3], 'sharpness', 'sharpness'),
+    (axes[1, 0], 'recall', 'recall'),
+    (axes[1, 1], 'sharpness', 'sharpness'),
   ):
     for i, (way, kind) in enumerate(WAYS.items()):
       style.line(ax, np.arange(len(labels)), arrays[f'{name}_{way}'], i, kind)
     ax.set_xticks(np.arange(len(labels)), labels)
     ax.set(xlabel='iterations', ylabel=label)
   style.floor(axes[0, 1], arrays['frechet_floor'])
-  style.floor(axes[0, 3], 1.0)
+  style.floor(axes[1, 1], 1.0)
   axes[0, 1].legend()
   return fig

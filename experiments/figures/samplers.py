@@ -8,15 +8,15 @@ from experiments.figures.figure import Study
 TITLE = 'Samplers'
 CAPTION = (
   'The Fréchet distance of samples of one trained model along the calls of its network, for every '
-  'sampler: ancestral steps, DDIM (Song et al. 2021) with eta 0 and 1, DPM-Solver++(2M) (Lu et al. '
-  '2022) and Heun (Karras et al. 2022). Means and 95% bands over the seeds.'
+  'sampler: ancestral steps (the same as DDIM with eta 1), DDIM (Song et al. 2021), '
+  'DPM-Solver++(2M) (Lu et al. 2022) and Heun (Karras et al. 2022). Means and 95% bands over the '
+  'seeds.'
 )
 RUNS = ('classifier', 'diffusion')
 # label: fields of the sampler.
 SAMPLERS = {
   'ancestral': {'name': 'ancestral'},
   'DDIM': {'name': 'ddim'},
-  'DDIM, eta 1': {'name': 'ddim', 'eta': 1.0},
   'DPM-Solver++(2M)': {'name': 'dpm_solver_pp_2m', 'spacing': 'log_snr'},
   'Heun': {'name': 'heun', 'spacing': 'log_snr'},
 }

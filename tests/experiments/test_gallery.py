@@ -37,7 +37,7 @@ def test_a_linked_file_exists(target):
 
 
 def test_every_claim_is_told_with_its_numbers():
-  judged = json.loads((DOCS / 'paper' / 'claims.json').read_text())
+  judged = json.loads((DOCS / 'paper' / 'claims.json').read_text())['claims']
   assert [entry['claim'] for entry in judged] == [claim.says for claim in claims.CLAIMS]
   assert gallery.tell(TEXT, judged) == TEXT
 
@@ -48,7 +48,7 @@ def paper(tmp_path):
   folder = tmp_path / 'paper'
   folder.mkdir()
   judged = json.loads((DOCS / 'paper' / 'claims.json').read_text())
-  judged[0]['verdict'] = 'another verdict'
+  judged['claims'][0]['verdict'] = 'another verdict'
   (folder / 'claims.json').write_text(json.dumps(judged))
   (folder / 'results.json').write_text('{}')
   pixels = np.random.default_rng(0).integers(0, 255, (600, 2400, 3), dtype=np.uint8)

@@ -1,25 +1,29 @@
 """The paper: what one command makes, and what it makes again."""
 
+import copy
 import json
 
 import pytest
+from PIL import Image
 
 from configs import paper as runs
 from experiments import claims, publishing
-from experiments.figures import FIGURES
+from experiments.figures import FIGURES, figure
 from experiments.trials import parse_resources
+from vaediff.errors import RunError
 
 # The paper is made once, by one of the processes that share the tests.
 pytestmark = pytest.mark.xdist_group('paper')
 
-NAMES = ('f04_divergence', 'f06_warmup')
+NAMES = ('f04_divergence', 'f06_warmup', 'f13_trajectories')
+STEMS = ('f04_divergence', 'f06_warmup_digits', 'f13_trajectories_digits')
 # Written each time.
 WORDS = {'claims.json', 'claims.md', 'results.json', 'results.md', 'index.html'}
 
 
 @pytest.fixture(scope='module')
 def publish(tmp_path_factory):
-  """publish(): makes a paper of two figures, of tiny runs; its folder is publish.folder."""
+  """publish(): makes a paper of three figures, of tiny runs; its folder is publish.folder."""
   folder = tmp_path_factory.mktemp('paper')
   with pytest.MonkeyPatch.context() as patch:
     patch.setattr(publishing, 'FIGURES', {name: FIGURES[name] for name in NAMES})
@@ -49,15 +53,20 @@ def times(folder):
 
 
 def test_one_command_makes_all(publish):
-  stems = ('f04_divergence', 'f06_warmup_digits')
-  expected = {f'{stem}{suffix}' for stem in stems for suffix in ('.npz', '.pdf', '.png')}
-  assert set(contents(publish.folder)) == expected | WORDS
+  expected = {f'{stem}{suffix}' for stem in STEMS for suffix in ('.npz', '.pdf', '.png')}
+  assert set(contents(publish.folder)) == expected | WORDS | {'f13_trajectories_digits.gif'}
   text = (publish.folder / 'paper' / 'index.html').read_text()
-  for stem in stems:
+  for stem in STEMS:
     assert f'src="{stem}.png"' in text
     assert f'id="{stem}"' in text
   judged = json.loads((publish.folder / 'paper' / 'claims.json').read_text())
-  assert [entry['claim'] for entry in judged] == [c.says for c in claims.CLAIMS]
+  assert [entry['claim'] for entry in judged['claims']] == [c.says for c in claims.CLAIMS]
+  assert f'at commit {" and ".join(judged["commits"])}.' in text
+
+
+def test_a_moving_figure_moves(publish):
+  with Image.open(publish.folder / 'paper' / 'f13_trajectories_digits.gif') as picture:
+    assert picture.n_frames == 21  # the steps of the tiny schedule, and the start
 
 
 def test_a_second_time_makes_nothing_but_the_same_words(publish):
@@ -75,8 +84,46 @@ def test_what_is_gone_is_made_again_alone_and_the_same(suffix, publish):
   publish()
   assert contents(publish.folder) == before
   made = {name for name, time in times(publish.folder).items() if time != old[name]}
-  assert {name for name in made if name.startswith('f04')} == set()
+  assert {name for name in made if name.startswith(('f04', 'f13'))} == set()
   assert f'f06_warmup_digits{suffix}' in made
+
+
+def test_a_figure_whose_code_has_changed_is_made_again(publish):
+  path = publish.folder / 'paper' / 'f04_divergence.npz'
+  before = path.read_bytes()
+  arrays, provenance = figure.load(path)
+  figure.save(path, {name: 0 * a for name, a in arrays.items()}, provenance | {'code': 'before'})
+  publish()
+  assert path.read_bytes() == before
+
+
+def test_a_run_of_another_config_is_another_run(publish, monkeypatch):
+  """The paper of longer runs in the same folder trains them from the start."""
+  before = {path.name for path in (publish.folder / 'runs').iterdir()}
+  configs = publishing._configs('digits', quick=True)
+  name = 'vae_warmup'
+  configs[name] = copy.deepcopy(configs[name])
+  configs[name]['optimizer']['learning_rate'] *= 2
+  monkeypatch.setattr(publishing, '_configs', lambda dataset, quick: configs)
+  publish()
+  (made,) = {path.name for path in (publish.folder / 'runs').iterdir()} - before
+  assert made.startswith(f'digits_{name}-')
+  metrics = (publish.folder / 'runs' / made / 'metrics.jsonl').read_text().splitlines()
+  assert min(json.loads(line)['step'] for line in metrics) <= 10
+  monkeypatch.undo()
+
+
+def test_a_seed_that_has_failed_is_named(publish):
+  (folder,) = (publish.folder / 'runs').glob('digits_vae_warmup-*')
+  results = (folder / 'results.json').read_text()
+  changed = json.loads(results)
+  changed['seeds'][1] = {'seed': 1, 'failed_at_step': 7}
+  (folder / 'results.json').write_text(json.dumps(changed))
+  (publish.folder / 'paper' / 'f06_warmup_digits.npz').unlink()
+  with pytest.raises(RunError, match='step 7 of seed 1 was not finite'):
+    publish()
+  (folder / 'results.json').write_text(results)
+  publish()
 
 
 @pytest.mark.parametrize(
@@ -87,6 +134,8 @@ def test_what_is_gone_is_made_again_alone_and_the_same(suffix, publish):
     (('--workdir={0}', '--resources=cpu=2'), 'did you mean cpus?'),
     (('--workdir={0}', '--quick', '--resources=cpus=4096'), 'more than this machine has'),
     (('--workdir={0}',), 'data set mnist is not prepared'),
+    (('--workdir={0}', '--workers=0'), '--workers'),
+    (('--workdir=gs://bucket/w',), 'is on object storage'),
   ],
 )
 def test_what_is_wrong_is_said_in_one_line(arguments, expected, refuse, tmp_path):

@@ -84,7 +84,7 @@ class Method(NamedTuple):
     the rest of the chain from x_t, at level t of its S, to data, by the noise that `trajectory` has
     from there on for the same keys: from states[:, S - t] of it the chain goes on as it does there.
   log_likelihood_bound(variables, keys [B], batch) -> {'elbo': [B], named terms: [B]}
-  time_terms(variables, keys [B], batch) -> {'t': [B, K] int32, named terms: [B, K]}
+  time_terms(variables, keys [B], batch) -> {'t': int32, 'log_snr', named terms}, each [B, K]
     of a chain over t = 1..T: what each level contributes, at K levels of each example.
   reconstruct(variables, keys [B], batch) -> x [B, ...]
   code: the encoder and decoder by themselves.

@@ -347,6 +347,7 @@ def diffusion(
       error = (jnp.square(center - p.mean) + spread) * jnp.exp(-p.log_var)
       return None, {
         't': t,
+        'log_snr': log_snr[t],
         'bound_term': bounds.diffusion_term_at(x_0, x_t, t, log_snr, p, decode),
         'x_0_error': gaussian.sum_event(jnp.square(x_0 - predicted)) / dim,
         'calibration': gaussian.sum_event(error) / dim,

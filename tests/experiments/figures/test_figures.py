@@ -9,7 +9,7 @@ import pytest
 from matplotlib import pyplot as plt
 
 from configs import paper as runs
-from experiments import claims
+from experiments import claims, workdir
 from experiments.figures import FIGURES, bound_terms, figure, refinement, samplers, small_steps
 from experiments.figures.figure import Study
 from vaediff.errors import InputError
@@ -51,7 +51,7 @@ def study(tmp_path_factory, succeed):
       config.seeds = NUM_SEEDS
       flags.append(f'--config.seeds={NUM_SEEDS}')
     configs[name] = config.to_dict()
-    succeed(*flags, f'--workdir={folder}/digits_{name}')
+    succeed(*flags, f'--workdir={workdir.named(folder, f"digits_{name}", configs[name])}')
   devices = jax.devices()[:1]
   return SmallStudy('digits', folder, configs | {'vae': configs['vae_2d']}, devices)
 
@@ -125,15 +125,26 @@ def test_every_claim_has_evidence_in_its_figure(computed):
   json.dumps(judged)
 
 
-def test_no_push_is_left_where_there_was_none(computed):
+def test_a_push_is_followed_from_where_it_was(computed):
   arrays = computed('f11_feedback')
-  np.testing.assert_allclose(arrays['distance_1'][:, 0], 1.0, rtol=1e-6)
-  assert (arrays['distance_1'] >= 0).all()
+  for scale in ('0', '1'):
+    np.testing.assert_allclose(arrays[f'distance_{scale}'][:, 0], 1.0, rtol=1e-6)
+  np.testing.assert_allclose(arrays['kept'][:, 0], arrays['distance_0'][:, -1])
+  # The network is not the same for both: nor is what is left.
+  assert (arrays['distance_0'][:, 1:] != arrays['distance_1'][:, 1:]).any()
+
+
+def test_a_bound_of_some_levels_is_evaluated_on_schedules_of_fewer(study):
+  run = study.run('diffusion').changed(evaluation={'num_times': 10})
+  for T, expected in ((5, 0), (10, 0), (12, 10)):
+    changed = small_steps.on_schedule(run, T)
+    assert changed.tools.config['evaluation']['num_times'] == expected
+    assert np.isfinite(changed.scores()['nll_bound']).all()
 
 
 def test_a_run_that_is_not_finished_is_named(tmp_path):
   config = runs.get_config('digits_vae,tiny').to_dict()
-  with pytest.raises(InputError, match='digits_vae does not hold the finished run'):
+  with pytest.raises(InputError, match=r'digits_vae-[0-9a-f]{8} does not hold the finished run'):
     Study('digits', tmp_path, {'vae': config}).run('vae')
 
 
