@@ -2,7 +2,8 @@
 
 XLA's own convolution; ours (`vaediff.networks.layers.conv`), which is the same one with gradients
 of its own; the same as three products of matrices, one for each row of the kernel; and PyTorch's.
-A turn is NUM_CALLS of them, each on the input of the one before plus its gradient.
+A turn is NUM_CALLS of them, each on the input of the one before less a little of its gradient. Ours
+and XLA's run on one device for each core, which sum the gradients of the kernel.
 """
 
 import functools
@@ -13,9 +14,11 @@ import numpy as np
 import torch
 
 from benchmarks import timing
+from vaediff import parallel
 from vaediff.networks import layers
 
 BATCH_SIZE, NUM_CALLS = 64, 10
+SHARED_BATCHES = (BATCH_SIZE,)
 # Height and width, channels.
 SHAPES = ((28, 32), (14, 64), (7, 128))
 # The step between inputs, so small that they stay what they are.
@@ -52,9 +55,8 @@ def _jax(conv, x, kernel) -> dict:
 
   def step(x, kernel):
     x_bar, kernel_bar = gradient(x, kernel)
-    return x - _RATE * x_bar, kernel - _RATE * kernel_bar
+    return x - _RATE * x_bar, kernel - _RATE * parallel.sum_over_devices(kernel_bar)
 
-  @jax.jit
   def loop(x, kernel):
     return jax.lax.scan(lambda both, _: (step(*both), None), (x, kernel), length=NUM_CALLS)[0]
 
@@ -63,9 +65,10 @@ def _jax(conv, x, kernel) -> dict:
       x, kernel = plain(x, kernel)
     return x, kernel
 
-  plain = jax.jit(step)
-  arrays = jnp.asarray(x), jnp.asarray(kernel)
-  return {'plain': lambda: one_by_one(*arrays), 'in a scan': lambda: loop(*arrays)}
+  devices = jax.devices()
+  plain, whole = parallel.pmap(step, devices), parallel.pmap(loop, devices)
+  arrays = parallel.shard(x, devices), parallel.replicate(kernel, devices)
+  return {'plain': lambda: one_by_one(*arrays), 'in a scan': lambda: whole(*arrays)}
 
 
 def _three_products(x, kernel):

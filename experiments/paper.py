@@ -23,10 +23,11 @@ Exit status: 0 done; 2 the input is wrong, with one line that says how to mend i
 
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from absl import flags
 
-from experiments import compilation_cache, preemption, program, publishing, storage, trials
+from experiments import compilation_cache, preemption, program, publishing, trials
 from vaediff.errors import InputError
 
 WORKDIR = flags.DEFINE_string('workdir', None, 'Folder of the runs and of the paper.')
@@ -40,13 +41,12 @@ def main(argv: Sequence[str]) -> int:
 
   def body() -> int:
     program.parse(argv, 'python -m experiments.paper --workdir=FOLDER', ['workdir'])
-    folder = storage.path(WORKDIR.value)
-    if storage.is_remote(folder):
-      raise InputError(f'--workdir={folder} is on object storage; a paper is made in a folder')
+    if '://' in WORKDIR.value:
+      raise InputError(f'--workdir={WORKDIR.value} is no folder, which a paper is made in')
     resources = trials.parse_resources(RESOURCES.value, {})
     compilation_cache.enable()
     with preemption.Guard():
-      publishing.publish(folder, QUICK.value, resources, WORKERS.value)
+      publishing.publish(Path(WORKDIR.value), QUICK.value, resources, WORKERS.value)
     return 0
 
   return program.exit_status(argv, __doc__, body)

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from configs import paper as runs
-from experiments import claims, publishing
+from experiments import claims, publishing, workdir
 from experiments.figures import FIGURES, figure
 from experiments.trials import parse_resources
 from vaediff.errors import RunError
@@ -114,7 +114,8 @@ def test_a_run_of_another_config_is_another_run(publish, monkeypatch):
 
 
 def test_a_seed_that_has_failed_is_named(publish):
-  (folder,) = (publish.folder / 'runs').glob('digits_vae_warmup-*')
+  config = publishing._configs('digits', quick=True)['vae_warmup']
+  folder = workdir.named(publish.folder / 'runs', 'digits_vae_warmup', config)
   results = (folder / 'results.json').read_text()
   changed = json.loads(results)
   changed['seeds'][1] = {'seed': 1, 'failed_at_step': 7}
@@ -135,7 +136,7 @@ def test_a_seed_that_has_failed_is_named(publish):
     (('--workdir={0}', '--quick', '--resources=cpus=4096'), 'more than this machine has'),
     (('--workdir={0}',), 'data set mnist is not prepared'),
     (('--workdir={0}', '--workers=0'), '--workers'),
-    (('--workdir=gs://bucket/w',), 'is on object storage'),
+    (('--workdir=gs://bucket/w',), 'is no folder'),
   ],
 )
 def test_what_is_wrong_is_said_in_one_line(arguments, expected, refuse, tmp_path):
