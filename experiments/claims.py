@@ -211,7 +211,7 @@ CLAIMS = (
   Claim(
     '2.1',
     'Pictures decoded from codes of a distribution that we chose are unlike the data.',
-    'Fréchet distance of samples from N(0, I), less that of reconstructions of test pictures',
+    'Fréchet distance of samples from N(0, I), less that of reconstructions of pictures',
     'f01_autoencoder',
     lambda a: _one(a['frechet_prior'] - a['frechet_reconstructed']),
   ),
