@@ -196,11 +196,12 @@ WORLDS = {
 }
 
 
-@pytest.mark.parametrize('index', range(len(claims.CLAIMS)))
-def test_a_claim_holds_and_fails_as_its_numbers_say(index, monkeypatch):
-  claim = claims.CLAIMS[index]
-  if claim.figure == 'f04_divergence':
-    pytest.skip('of mathematics alone: see below')
+def test_every_claim_but_those_of_mathematics_has_its_worlds():
+  assert {claim.figure for claim in claims.CLAIMS} == {*WORLDS, 'f04_divergence'}
+
+
+@pytest.mark.parametrize('claim', [claim for claim in claims.CLAIMS if claim.figure in WORLDS])
+def test_a_claim_holds_and_fails_as_its_numbers_say(claim, monkeypatch):
   monkeypatch.setattr(claims, 'CLAIMS', (claim,))
   for arrays, expected in zip(WORLDS[claim.figure], (HOLDS, FAILS), strict=True):
     (judged,) = claims.judge({claim.figure: {'digits': arrays}})

@@ -4,7 +4,6 @@ import copy
 import json
 
 import pytest
-from PIL import Image
 
 from configs import paper as runs
 from experiments import claims, publishing, workdir
@@ -15,15 +14,15 @@ from vaediff.errors import RunError
 # The paper is made once, by one of the processes that share the tests.
 pytestmark = pytest.mark.xdist_group('paper')
 
-NAMES = ('f04_divergence', 'f06_warmup', 'f13_trajectories')
-STEMS = ('f04_divergence', 'f06_warmup_digits', 'f13_trajectories_digits')
+NAMES = ('f04_divergence', 'f06_warmup')
+STEMS = ('f04_divergence', 'f06_warmup_digits')
 # Written each time.
 WORDS = {'claims.json', 'claims.md', 'results.json', 'results.md', 'index.html'}
 
 
 @pytest.fixture(scope='module')
 def publish(tmp_path_factory):
-  """publish(): makes a paper of three figures, of tiny runs; its folder is publish.folder."""
+  """publish(): makes a paper of two figures, of tiny runs; its folder is publish.folder."""
   folder = tmp_path_factory.mktemp('paper')
   with pytest.MonkeyPatch.context() as patch:
     patch.setattr(publishing, 'FIGURES', {name: FIGURES[name] for name in NAMES})
@@ -54,7 +53,7 @@ def times(folder):
 
 def test_one_command_makes_all(publish):
   expected = {f'{stem}{suffix}' for stem in STEMS for suffix in ('.npz', '.pdf', '.png')}
-  assert set(contents(publish.folder)) == expected | WORDS | {'f13_trajectories_digits.gif'}
+  assert set(contents(publish.folder)) == expected | WORDS
   text = (publish.folder / 'paper' / 'index.html').read_text()
   for stem in STEMS:
     assert f'src="{stem}.png"' in text
@@ -62,11 +61,6 @@ def test_one_command_makes_all(publish):
   judged = json.loads((publish.folder / 'paper' / 'claims.json').read_text())
   assert [entry['claim'] for entry in judged['claims']] == [c.says for c in claims.CLAIMS]
   assert f'at commit {" and ".join(judged["commits"])}.' in text
-
-
-def test_a_moving_figure_moves(publish):
-  with Image.open(publish.folder / 'paper' / 'f13_trajectories_digits.gif') as picture:
-    assert picture.n_frames == 21  # the steps of the tiny schedule, and the start
 
 
 def test_a_second_time_makes_nothing_but_the_same_words(publish):
@@ -84,7 +78,7 @@ def test_what_is_gone_is_made_again_alone_and_the_same(suffix, publish):
   publish()
   assert contents(publish.folder) == before
   made = {name for name, time in times(publish.folder).items() if time != old[name]}
-  assert {name for name in made if name.startswith(('f04', 'f13'))} == set()
+  assert {name for name in made if name.startswith('f04')} == set()
   assert f'f06_warmup_digits{suffix}' in made
 
 

@@ -91,7 +91,7 @@ def test_each_seed_leaves_what_its_own_run_leaves(both):
 
 def test_the_table_counts_the_seeds(both):
   together, alone = both
-  *_, mean, single = table.table([together, alone])
+  *_, mean, single = table.table([together, alone]).splitlines()
   bound = results_of(together)['metrics']['nll_bound']
   assert f'| vae, 2 seeds | digits, test | 297 | 20 | {bound["value"]:.3f} +- ' in mean
   assert '| vae | digits, test ' in single

@@ -1,5 +1,6 @@
 """Every figure: what it computes from small runs, the file between the halves, what it draws."""
 
+import itertools
 import json
 
 import jax
@@ -95,6 +96,15 @@ def test_a_figure_is_drawn_from_its_file_alone(name, computed, tmp_path):
   plt.close(drawn)
   pixels = matplotlib.image.imread(picture)
   assert len(np.unique(pixels.reshape(-1, pixels.shape[-1]), axis=0)) > 10
+
+
+def test_a_moving_figure_moves(computed):
+  module = FIGURES['f13_trajectories']
+  frames = module.animate(computed('f13_trajectories'))
+  assert len(frames) == 21  # the steps of the tiny schedule, and the start
+  assert {(frame.ndim, frame.shape[-1], frame.dtype) for frame in frames} == {(3, 3, np.uint8)}
+  assert all((a != b).any() for a, b in itertools.pairwise(frames))
+  assert module.FRAME_MILLISECONDS > 0
 
 
 @pytest.mark.parametrize('name', FIGURES)
