@@ -8,5 +8,5 @@ python -m pytest --numprocesses=auto "$@"
 # Fast paths once more, as runs compile them: tests are compiled without optimisation.
 if [ $# -eq 0 ]; then
   TEST_XLA_FLAGS= python -m pytest --numprocesses=auto tests/networks/test_layers.py \
-    tests/test_bounds.py tests/test_data.py tests/test_likelihoods.py tests/test_parallel.py
+    tests/test_likelihoods.py tests/test_parallel.py
 fi

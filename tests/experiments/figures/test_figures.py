@@ -102,7 +102,7 @@ def test_a_moving_figure_moves(computed):
   module = FIGURES['f13_trajectories']
   frames = module.animate(computed('f13_trajectories'))
   assert len(frames) == 21  # the steps of the tiny schedule, and the start
-  assert {(frame.ndim, frame.shape[-1], frame.dtype) for frame in frames} == {(3, 3, np.uint8)}
+  assert {(frame.ndim, frame.shape[-1], frame.dtype.name) for frame in frames} == {(3, 3, 'uint8')}
   assert all((a != b).any() for a, b in itertools.pairwise(frames))
   assert module.FRAME_MILLISECONDS > 0
 
