@@ -3,8 +3,8 @@
 Training of the VAE of `configs/digits_vae.py` along batch size and width, of diffusion on digits
 along the levels T; the evaluated bound of diffusion along T, all terms of it; and training of both
 along the number of devices, at one global batch. These are virtual devices that share the cores of
-one machine: up to the number of cores they gain what XLA leaves to one core, which is much for a
-U-Net and nothing for a VAE; beyond it they show the overhead of devices alone.
+one machine: up to the number of cores they gain what XLA leaves to one core, which is more for a
+U-Net than for a VAE; beyond it they show the overhead of devices alone.
 """
 
 import json

@@ -187,7 +187,7 @@ def sum_over_devices(tree):
   # XLA on CPU sums array by array, and between processes each sum takes its time: those of one type
   # are summed as one. It is put together piece by piece, behind barriers: of a concatenation, and
   # of pieces that are still to be computed, XLA on CPU decides element by element which piece it
-  # comes from, and a step takes several times as long (ten times that of `mnist_vae`).
+  # comes from, and a step takes several times as long.
   leaves, structure = jax.tree.flatten(tree)
   leaves, kinds = [jnp.asarray(leaf) for leaf in leaves], {}
   for i, leaf in enumerate(leaves):
