@@ -28,6 +28,7 @@ class Latent(NamedTuple):
   kl_groups(q) -> [B, G]                          parts of kl that free bits are given to
   prior_sample(keys [B], D) -> z [B, D]
   prior_log_prob(z) -> [B]
+  prior_mean, prior_scale                         of each dimension under the prior
   """
 
   num_outputs: Callable[[int], int]
@@ -39,6 +40,8 @@ class Latent(NamedTuple):
   kl_groups: Callable | None
   prior_sample: Callable
   prior_log_prob: Callable
+  prior_mean: float = 0.0
+  prior_scale: float = 1.0
 
 
 def _diagonal_posterior(outputs):
@@ -93,6 +96,8 @@ BOX = Latent(
   kl_groups=lambda q: -q.log_width,
   prior_sample=lambda keys, dim: random.uniform(keys, (keys.shape[0], dim)),
   prior_log_prob=_unit_cube_log_prob,
+  prior_mean=0.5,
+  prior_scale=12**-0.5,
 )
 
 # The code of a plain autoencoder: a point, of which there is no density and no KL.

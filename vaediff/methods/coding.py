@@ -35,7 +35,8 @@ def make_code(
   """The code between two networks.
 
   encoder: x [B, ...] centred on [-1, 1] -> [B, latent.num_outputs(dim)].
-  decoder: z [B, dim] -> [B, ..., likelihood.num_outputs * C].
+  decoder: z [B, dim] -> [B, ..., likelihood.num_outputs * C]. It sees z less the prior's mean, over
+    the prior's scale: fed points of the unit cube themselves, it learns to ignore them.
   num_levels: of the data, 0 .. num_levels - 1; None for real numbers, which are not centred.
   sample_pixels: whether a decoded picture is a draw from p(x | z), or its mean, rounded to a level.
   """
@@ -52,11 +53,15 @@ def make_code(
   def posterior(variables: Variables, x):
     return latent.posterior(encoder.apply(variables.params['encoder'], center(x, num_levels)))
 
+  def decoder_outputs(variables: Variables, z):
+    z = (z - latent.prior_mean) / latent.prior_scale
+    return decoder.apply(variables.params['decoder'], z)
+
   def log_likelihood(variables: Variables, x, z):
-    return likelihood.log_prob(decoder.apply(variables.params['decoder'], z), x)
+    return likelihood.log_prob(decoder_outputs(variables, z), x)
 
   def decode(variables: Variables, keys, z):
-    outputs = decoder.apply(variables.params['decoder'], z)
+    outputs = decoder_outputs(variables, z)
     return likelihood.sample(keys, outputs) if sample_pixels else likelihood.mean(outputs)
 
   return Code(dim, latent, init, posterior, log_likelihood, decode)
