@@ -18,7 +18,7 @@ from vaediff.errors import InputError
 
 OBJECTIVES = {'vae': 'elbo', 'iwae': 'iwae'}
 DRAWS = (1, 5, 50)
-PASSES = 400
+PASSES = 500
 
 
 def get_config(name: str = ''):
@@ -33,6 +33,7 @@ def get_config(name: str = ''):
   config.likelihood = ConfigDict({'name': 'bernoulli'})
   for section in ('encoder', 'decoder'):
     config[section] = ConfigDict({'name': 'mlp', 'widths': (200, 200), 'activation': 'tanh'})
+  config.optimizer.learning_rate = 2e-3
   config.training.update(num_steps=PASSES * 600, batch_size=100, steps_per_dispatch=600)
   config.training.checkpoint_every = config.training.num_steps // 10
   config.evaluation.update(

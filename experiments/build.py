@@ -26,6 +26,7 @@ from vaediff.networks import (
   transformer,
   unet,
   with_level_logits,
+  with_offsets,
   with_shared_channels,
 )
 
@@ -141,9 +142,24 @@ def _coders(config: Mapping, dataset: data.Dataset, num_levels: int, num_codes: 
   num_channels = (likelihood.num_outputs - num_shared) * channels
   encoder = _coder(config, 'encoder', num_codes, dataset)
   decoder = _coder(config, 'decoder', (height, width, num_channels))
+  if config['likelihood']['name'] == 'bernoulli':
+    mean = _mean_of_bits(dataset)
+    encoder = with_offsets(encoder, input_offset=1 - 2 * mean)
+    decoder = with_offsets(decoder, output_offset=np.log(mean) - np.log1p(-mean))
   if num_shared:
     decoder = with_shared_channels(decoder, num_shared * channels)
   return encoder, decoder, likelihood
+
+
+def _mean_of_bits(dataset: data.Dataset) -> np.ndarray:
+  """The mean of the binarised training pictures [H, W, C], clipped to [0.001, 0.999].
+
+  Most pixels of binary pictures hardly change. A VAE that has to learn them first loses dimensions
+  of the code meanwhile, so the encoder sees pictures less their mean, and the logits of the decoder
+  begin at its (Burda et al. 2016 begin there too).
+  """
+  mean = np.mean(dataset.train.x, axis=0, dtype=np.float64) / (dataset.num_levels - 1)
+  return np.clip(mean, 1e-3, 1 - 1e-3)
 
 
 def _coder(config: Mapping, section: str, output, dataset: data.Dataset | None = None) -> Network:

@@ -61,6 +61,22 @@ def with_shared_channels(network: Network, num_channels: int) -> Network:
   return Network(init, apply, network.check)
 
 
+def with_offsets(network: Network, input_offset=0.0, output_offset=0.0) -> Network:
+  """A network of one input that sees it plus an array, and puts out another array more.
+
+  As if the biases of its first and last layers began elsewhere. The offsets are not learned; they
+  broadcast to one input [...] and one output [...].
+  """
+  input_offset, output_offset = (
+    jnp.asarray(offset, jnp.float32) for offset in (input_offset, output_offset)
+  )
+
+  def apply(params, x):
+    return network.apply(params, x + input_offset) + output_offset
+
+  return network._replace(apply=apply)
+
+
 def with_level_logits(
   network: Network, log_frequencies, num_channels: int, num_features: int
 ) -> Network:
