@@ -10,7 +10,7 @@ perceptrons; on MNIST too, but for diffusion and the chain of denoisers, which h
 
 from ml_collections import ConfigDict
 
-from configs import common, digits_classifier, digits_vae, mnist_classifier
+from configs import common, digits_classifier, digits_vae, mnist_classifier, variants
 from vaediff.errors import InputError
 
 DATASETS = ('digits', 'mnist')
@@ -32,19 +32,15 @@ def _autoencoder(dataset: str) -> ConfigDict:
 
 
 def _diffusion(dataset: str) -> ConfigDict:
-  config = common.diffusion(dataset)
-  config.method.decoder = 'nearest_level'
-  first = 7.5 if dataset == 'digits' else 13.3
-  config.schedule = ConfigDict({'name': 'linear_log_snr', 'T': 250, 'first': first, 'last': -5.0})
   if dataset == 'digits':
-    config.cpu_devices = 1
-    config.denoiser = ConfigDict({'name': 'mlp', 'widths': (256, 256, 256), 'activation': 'silu'})
-    config.training.update(num_steps=4_000)
-  else:
-    config.denoiser.update(widths=(48, 96), patch_size=2, fourier_exponents=(1, 2, 3, 4, 5, 6))
-    config.optimizer.learning_rate = 2e-3
-    config.training.update(num_steps=6_000, batch_size=64, steps_per_dispatch=20)
-    config.evaluation.update(batch_size=512, num_times=10)
+    return variants.mlp_diffusion()
+  config = common.diffusion('mnist')
+  config.method.decoder = 'nearest_level'
+  config.schedule = ConfigDict({'name': 'linear_log_snr', 'T': 250, 'first': 13.3, 'last': -5.0})
+  config.denoiser.update(widths=(48, 96), patch_size=2, fourier_exponents=(1, 2, 3, 4, 5, 6))
+  config.optimizer.learning_rate = 2e-3
+  config.training.update(num_steps=6_000, batch_size=64, steps_per_dispatch=20)
+  config.evaluation.update(batch_size=512, num_times=10)
   return config
 
 
@@ -74,8 +70,8 @@ RUNS = {
   'denoising_chain': (_denoising_chain, {}),
   'vae': (_vae, {}),
   'vae_2d': (_vae, {'method': {'latent_dim': 2}}),
-  'vae_full': (_vae, {'method': {'posterior': 'full'}}),
-  'vae_box': (_vae, {'method': {'prior': 'uniform', 'posterior': 'box'}}),
+  'vae_full': (_vae, {'method': {'posterior': 'full'}, 'kl_weight': _warmup}),
+  'vae_box': (_vae, {'method': {'prior': 'uniform', 'posterior': 'box'}, 'kl_weight': _warmup}),
   **{f'vae_beta_{beta:g}': (_vae, {'kl_weight': {'beta': beta}}) for beta in BETAS if beta != 1},
   'vae_warmup': (_vae, {'kl_weight': _warmup}),
   'vae_cyclical': (_vae, {'kl_weight': _cyclical}),
@@ -84,7 +80,7 @@ RUNS = {
   'diffusion_interpolated': (_diffusion, {'method': {'variance': 'interpolated'}}),
 }
 # What a quick training has of a whole one.
-QUICK_STEPS = {'vae': 1_000, 'autoencoder': 1_000, 'diffusion': 2_000, 'denoising_chain': 2_000}
+QUICK_STEPS = {'vae': 2_000, 'autoencoder': 2_000, 'diffusion': 3_000, 'denoising_chain': 3_000}
 
 
 def beta_run(beta: float) -> str:

@@ -22,22 +22,31 @@ def _autoencoder() -> ConfigDict:
   return common.as_autoencoder(_vae())
 
 
-def _diffusion() -> ConfigDict:
+def mlp_diffusion() -> ConfigDict:
+  """Diffusion on digits with a multi-layer perceptron, ten times as fast as a U-Net."""
   config = common.diffusion('digits')
   config.cpu_devices = 1
   config.method.decoder = 'nearest_level'
-  config.denoiser = ConfigDict({'name': 'mlp', 'widths': (256, 256, 256), 'activation': 'silu'})
+  config.denoiser = ConfigDict(
+    {
+      'name': 'mlp',
+      'widths': (256, 256, 256),
+      'activation': 'silu',
+      'fourier_exponents': (3, 4),
+    }
+  )
   config.schedule = ConfigDict({'name': 'linear_log_snr', 'T': 250, 'first': 7.5, 'last': -5.0})
+  config.optimizer.learning_rate = 2e-3
   config.training.update(num_steps=4_000, checkpoint_every=1_000)
   return config
 
 
 def _denoising_chain() -> ConfigDict:
-  return common.as_denoising_chain(_diffusion())
+  return common.as_denoising_chain(mlp_diffusion())
 
 
 def _conditional() -> ConfigDict:
-  config = _diffusion()
+  config = mlp_diffusion()
   config.method.update(conditional=True, label_dropout=0.1)
   config.sampler.guidance = 1.0
   return config
@@ -51,7 +60,7 @@ def _binarized() -> ConfigDict:
 
 
 def _transformer() -> ConfigDict:
-  config = _diffusion()
+  config = mlp_diffusion()
   config.denoiser = ConfigDict(
     {
       'name': 'transformer',
@@ -120,62 +129,62 @@ VARIANTS: dict[str, tuple[Callable[[], ConfigDict], dict]] = {
       'denoiser': {'widths': (128, 128)},
     },
   ),
-  'diffusion': (_diffusion, {}),
-  'diffusion_eps': (_diffusion, {'method': {'prediction': 'eps'}}),
-  'diffusion_x_0': (_diffusion, {'method': {'prediction': 'x_0'}}),
+  'diffusion': (mlp_diffusion, {}),
+  'diffusion_eps': (mlp_diffusion, {'method': {'prediction': 'eps'}}),
+  'diffusion_x_0': (mlp_diffusion, {'method': {'prediction': 'x_0'}}),
   'diffusion_levels': (
-    _diffusion,
+    mlp_diffusion,
     {
       'method': {'prediction': 'levels', 'decoder': 'levels', 'loss': 'continuous'},
       'optimizer': {'name': 'muon'},
       'evaluation': {'likelihood': 'continuous'},
     },
   ),
-  'diffusion_simple': (_diffusion, {'method': {'prediction': 'eps', 'loss': 'simple'}}),
-  'diffusion_fixed_large': (_diffusion, {'method': {'variance': 'fixed_large'}}),
-  'diffusion_hybrid': (_diffusion, {'method': {'variance': 'interpolated', 'loss': 'hybrid'}}),
-  'diffusion_interpolated': (_diffusion, {'method': {'variance': 'interpolated'}}),
-  'diffusion_free': (_diffusion, {'method': {'variance': 'free'}}),
-  'diffusion_optimal': (_diffusion, {'method': {'variance': 'optimal'}}),
-  'diffusion_antithetic': (_diffusion, {'method': {'times': 'antithetic'}}),
-  'diffusion_importance': (_diffusion, {'method': {'times': 'importance'}}),
+  'diffusion_simple': (mlp_diffusion, {'method': {'prediction': 'eps', 'loss': 'simple'}}),
+  'diffusion_fixed_large': (mlp_diffusion, {'method': {'variance': 'fixed_large'}}),
+  'diffusion_hybrid': (mlp_diffusion, {'method': {'variance': 'interpolated', 'loss': 'hybrid'}}),
+  'diffusion_interpolated': (mlp_diffusion, {'method': {'variance': 'interpolated'}}),
+  'diffusion_free': (mlp_diffusion, {'method': {'variance': 'free'}}),
+  'diffusion_optimal': (mlp_diffusion, {'method': {'variance': 'optimal'}}),
+  'diffusion_antithetic': (mlp_diffusion, {'method': {'times': 'antithetic'}}),
+  'diffusion_importance': (mlp_diffusion, {'method': {'times': 'importance'}}),
   'diffusion_continuous': (
-    _diffusion,
+    mlp_diffusion,
     {
       'method': {'loss': 'continuous', 'times': 'antithetic'},
       'evaluation': {'likelihood': 'continuous', 'num_times': 200},
     },
   ),
   'diffusion_probability_flow': (
-    _diffusion,
+    mlp_diffusion,
     {'evaluation': {'likelihood': 'probability_flow', 'num_times': 50}},
   ),
   'diffusion_linear': (
-    _diffusion,
+    mlp_diffusion,
     {
       'method': HO_ET_AL,
       'schedule': {'name': 'linear', 'T': 250, 'beta_first': 4e-4, 'beta_last': 0.08},
     },
   ),
   'diffusion_cosine': (
-    _diffusion,
+    mlp_diffusion,
     {
       'method': HO_ET_AL,
       'schedule': {'name': 'cosine', 'T': 250},
     },
   ),
   'diffusion_learned_schedule': (
-    _diffusion,
+    mlp_diffusion,
     {'schedule': {'name': 'learned', 'T': 250, 'first': 7.5, 'last': -5.0}},
   ),
   'diffusion_conditional': (_conditional, {}),
   'diffusion_transformer': (_transformer, {}),
-  'diffusion_no_noise': (_diffusion, {'sampler': {'noise_scale': 0.0}}),
-  'diffusion_more_noise': (_diffusion, {'sampler': {'noise_scale': 1.2}}),
-  'diffusion_respaced': (_diffusion, {'sampler': {'num_steps': 50}}),
-  'diffusion_ddim': (_diffusion, {'sampler': {'name': 'ddim', **SHORT}}),
-  'diffusion_2m': (_diffusion, {'sampler': {'name': 'dpm_solver_pp_2m', **SHORT}}),
-  'diffusion_heun': (_diffusion, {'sampler': {'name': 'heun', **SHORT}}),
+  'diffusion_no_noise': (mlp_diffusion, {'sampler': {'noise_scale': 0.0}}),
+  'diffusion_more_noise': (mlp_diffusion, {'sampler': {'noise_scale': 1.2}}),
+  'diffusion_respaced': (mlp_diffusion, {'sampler': {'num_steps': 50}}),
+  'diffusion_ddim': (mlp_diffusion, {'sampler': {'name': 'ddim', **SHORT}}),
+  'diffusion_2m': (mlp_diffusion, {'sampler': {'name': 'dpm_solver_pp_2m', **SHORT}}),
+  'diffusion_heun': (mlp_diffusion, {'sampler': {'name': 'heun', **SHORT}}),
 }
 
 

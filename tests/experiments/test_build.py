@@ -19,7 +19,7 @@ CODERS = {
   'conv': {'name': 'conv', 'widths': (8,), 'num_blocks': 1},
 }
 DENOISERS = {
-  'mlp': {'name': 'mlp', 'widths': (16,), 'activation': 'silu'},
+  'mlp': {'name': 'mlp', 'widths': (16,), 'activation': 'silu', 'fourier_exponents': (3,)},
   'unet': {
     'name': 'unet',
     'widths': (8, 16),
@@ -91,6 +91,19 @@ def test_every_coder(coder, dtype):
   loss, samples = shapes(experiment)
   assert (loss.shape, loss.dtype) == ((4,), jnp.float32)
   assert (samples.shape, samples.dtype) == ((4, 8, 8, 1), jnp.uint8)
+
+
+def test_a_decoder_of_zeros_is_the_mean_of_the_binarised_training_pictures():
+  experiment = built('digits_vae', data={'binarize': True}, likelihood={'name': 'bernoulli'})
+  code, train = experiment.method.code, experiment.dataset.train
+  batch = Batch(train.x[:1], train.label[:1], np.zeros(1, np.int32))
+  variables = jax.tree.map(jnp.zeros_like, code.init(jax.random.key(0), batch))
+  x, z = np.eye(64, dtype=np.uint8).reshape(64, 8, 8, 1), jnp.zeros((64, code.dim))
+  # Of two pictures that differ in one pixel, the log-likelihoods differ by its logit.
+  black = code.log_likelihood(variables, np.zeros_like(x), z)
+  logits = code.log_likelihood(variables, x, z) - black
+  mean = np.clip(train.x.mean(axis=0).ravel() / 16, 1e-3, 1 - 1e-3)
+  np.testing.assert_allclose(jax.nn.sigmoid(logits), mean, atol=1e-5)
 
 
 @pytest.mark.parametrize('dtype', ['float32', 'bfloat16'])

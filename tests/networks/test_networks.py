@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from vaediff.networks import Network, conv, mlp, transformer, unet, with_level_logits
+from vaediff.networks import Network, conv, mlp, transformer, unet, with_level_logits, with_offsets
 
 SHAPES = [(8, 8, 1), (28, 28, 1), (9, 11, 3)]
 BATCH = 3
@@ -21,7 +21,9 @@ jit = functools.partial(jax.jit, compiler_options={'xla_backend_optimization_lev
 NETWORKS = {
   'mlp.encoder': lambda shape, **kw: mlp.encoder((16,), 5, **kw),
   'mlp.decoder': lambda shape, **kw: mlp.decoder((16,), shape, **kw),
-  'mlp.denoiser': lambda shape, **kw: mlp.denoiser(shape[-1], (16, 24), **kw),
+  'mlp.denoiser': lambda shape, **kw: mlp.denoiser(
+    shape[-1], (16, 24), fourier_exponents=(3, 4), **kw
+  ),
   'conv.encoder': lambda shape, **kw: conv.encoder((8, 16), 5, **kw),
   'conv.decoder': lambda shape, **kw: conv.decoder((16, 8), shape, **kw),
   'unet.denoiser': lambda shape, **kw: unet.denoiser(shape[-1], (8, 16), **kw),
@@ -197,6 +199,16 @@ def test_transformer_parameters_do_not_depend_on_the_picture_size():
     for n in (8, 28)
   )
   assert small == large
+
+
+def test_offsets_are_added_to_the_input_and_to_the_output():
+  network = mlp.encoder((8,), 5)
+  x, before, after = (jax.random.normal(jax.random.key(i), (3, n)) for i, n in enumerate((4, 4, 5)))
+  wrapped = with_offsets(network, before[0], after[0])
+  params = wrapped.init(jax.random.key(3), x)
+  expected = network.apply(params, x + before[0]) + after[0]
+  np.testing.assert_array_equal(wrapped.apply(params, x), expected)
+  np.testing.assert_array_equal(with_offsets(network).apply(params, x), network.apply(params, x))
 
 
 def test_level_logits_are_the_log_frequencies_at_first_and_one_map_for_all_channels():
