@@ -2,8 +2,8 @@
 
   python -m experiments.gallery --paper=W/paper
 
-W is the workdir of `python -m experiments.paper`. Writes docs/paper/, and into docs/lecture.md
-behind each claim what was measured of it.
+W is the workdir of `python -m experiments.paper`. Writes docs/paper/, and into docs/lecture.md at
+which commit it was computed and, behind each claim, what was measured of it.
 
 Exit status: 0 done; 2 the input is wrong, with one line that says how to mend it; 1 anything else.
 """
@@ -22,6 +22,7 @@ from vaediff import reporting
 from vaediff.errors import InputError
 
 DOCS = Path(__file__).parents[1] / 'docs'
+COMPUTED = 'Computed at commit '
 # Of a picture, in pixels, and its colours.
 WIDTH, COLORS = 1200, 128
 PAPER = flags.DEFINE_string('paper', None, 'The folder of a paper.')
@@ -43,13 +44,12 @@ def bring(paper: Path, docs: Path) -> None:
 
   Raises InputError where the folder has no paper in it, and where the lecture lacks a claim.
   """
-  files = [paper / 'claims.json', paper / 'results.json']
+  files = [paper / name for name in ('claims.json', 'results.json', 'results.md')]
   if not all(path.exists() for path in files):
     raise InputError(
       f'{paper} holds no paper; python -m experiments.paper --workdir=W makes W/paper'
     )
-  judged = json.loads(files[0].read_text())['claims']
-  told = tell((docs / 'lecture.md').read_text(), judged)
+  told = tell((docs / 'lecture.md').read_text(), json.loads(files[0].read_text()))
   (docs / 'paper').mkdir(exist_ok=True)
   for path in [*files, *sorted(paper.glob('*.gif'))]:
     shutil.copy(path, docs / 'paper' / path.name)
@@ -58,17 +58,21 @@ def bring(paper: Path, docs: Path) -> None:
   (docs / 'lecture.md').write_text(told)
 
 
-def tell(text: str, judged: Sequence[Mapping]) -> str:
-  """The lecture with each claim's line as `line` has it. Raises InputError where one is missing."""
+def tell(text: str, measured: Mapping) -> str:
+  """The lecture with the commits of claims.json, and each of its claims as `line` has it.
+
+  Raises InputError where it lacks the line of one of them.
+  """
+  told = {COMPUTED: f'{COMPUTED}{" and ".join(measured["commits"])}.'}
+  told |= {_beginning(entry): line(entry) for entry in measured['claims']}
   lines = text.splitlines()
-  for entry in judged:
-    places = [i for i, own in enumerate(lines) if own.startswith(_beginning(entry))]
+  for beginning, new in told.items():
+    places = [i for i, own in enumerate(lines) if own.startswith(beginning)]
     if len(places) != 1:
       raise InputError(
-        f'docs/lecture.md has {len(places)} lines that begin with "{_beginning(entry)}"; '
-        'every claim has one'
+        f'docs/lecture.md has {len(places)} lines that begin with "{beginning}"; it is to have one'
       )
-    lines[places[0]] = line(entry)
+    lines[places[0]] = new
   return '\n'.join(lines) + '\n'
 
 

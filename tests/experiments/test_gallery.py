@@ -37,9 +37,9 @@ def test_a_linked_file_exists(target):
 
 
 def test_every_claim_is_told_with_its_numbers():
-  judged = json.loads((DOCS / 'paper' / 'claims.json').read_text())['claims']
-  assert [entry['claim'] for entry in judged] == [claim.says for claim in claims.CLAIMS]
-  assert gallery.tell(TEXT, judged) == TEXT
+  measured = json.loads((DOCS / 'paper' / 'claims.json').read_text())
+  assert [entry['claim'] for entry in measured['claims']] == [c.says for c in claims.CLAIMS]
+  assert gallery.tell(TEXT, measured) == TEXT
 
 
 @pytest.fixture
@@ -51,6 +51,7 @@ def paper(tmp_path):
   judged['claims'][0]['verdict'] = 'another verdict'
   (folder / 'claims.json').write_text(json.dumps(judged))
   (folder / 'results.json').write_text('{}')
+  (folder / 'results.md').write_text('## Numbers')
   pixels = np.random.default_rng(0).integers(0, 255, (600, 2400, 3), dtype=np.uint8)
   Image.fromarray(pixels).save(folder / 'f01.png')
   return folder
@@ -61,6 +62,7 @@ def test_a_paper_is_brought_into_the_documentation(paper, tmp_path):
   docs.mkdir()
   shutil.copy(DOCS / 'lecture.md', docs)
   gallery.bring(paper, docs)
+  assert (docs / 'paper' / 'results.md').read_text() == '## Numbers'
   with Image.open(docs / 'paper' / 'f01.png') as picture:
     assert picture.size == (1200, 300)
   before, after = TEXT.splitlines(), (docs / 'lecture.md').read_text().splitlines()
@@ -72,7 +74,7 @@ def test_a_paper_is_brought_into_the_documentation(paper, tmp_path):
 def test_a_claim_that_the_lecture_lacks_is_named():
   entry = {'claim': 'What nobody has said.', 'effect': '', 'evidence': [], 'verdict': ''}
   with pytest.raises(InputError, match=r'0 lines that begin with .*What nobody has said'):
-    gallery.tell(TEXT, [entry])
+    gallery.tell(TEXT, {'commits': [], 'claims': [entry]})
 
 
 def test_a_folder_without_a_paper_is_refused(refuse, tmp_path):
