@@ -1,6 +1,6 @@
 """What `evaluate` measures: likelihood, codes, the quality of samples, the chain level by level."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import jax
@@ -179,22 +179,29 @@ def _drift(chains: dict[str, np.ndarray], x_0) -> dict:
   chains: as of `Tools.draw_chains`. x_0: training pictures on [-1, 1], at least as many.
   """
   num, num_states = chains['log_snr'].shape
-  index = np.arange(num) * len(x_0) // num
+  levels = np.linspace(0, num_states - 1, NUM_DRIFT_LEVELS).round().astype(int)
+  log_snr = chains['log_snr'][0, levels]
   table = {'log_snr': []}
-  for level in np.linspace(0, num_states - 1, NUM_DRIFT_LEVELS).round().astype(int):
-    log_snr = chains['log_snr'][0, level]
-    key = jax.random.fold_in(jax.random.key(0), level)
-    x_t = gaussian.sample(key, forward_process.marginal(x_0[index], log_snr))
-    measured = quality.drift(
-      np.asarray(x_t).reshape(num, -1), chains['x'][:, level].reshape(num, -1)
-    )
+  for level, log_snr_t, x_t in zip(levels, log_snr, draw_states(x_0, log_snr, num), strict=True):
+    measured = quality.drift(x_t.reshape(num, -1), chains['x'][:, level].reshape(num, -1))
     # Clean data have an infinite log-SNR, which JSON does not know.
-    table['log_snr'].append(float(log_snr) if np.isfinite(log_snr) else None)
+    table['log_snr'].append(float(log_snr_t) if np.isfinite(log_snr_t) else None)
     for name, metric in measured.items():
       column = table.setdefault(name, {'unit': metric['unit'], 'value': [], 'stderr': []})
       column['value'].append(metric['value'])
       column['stderr'].append(metric['stderr'])
   return table
+
+
+def draw_states(x_0, log_snr: Sequence[float], num: int) -> Iterator[np.ndarray]:
+  """A draw of q(x_t) at each log-SNR, for `num` of the examples x_0, spread over them. [num, ...]
+
+  x_0: on [-1, 1]. The draws are the same each time.
+  """
+  index = np.arange(num) * len(x_0) // num
+  for i, log_snr_t in enumerate(log_snr):
+    q_t = forward_process.marginal(x_0[index], np.float32(log_snr_t))
+    yield np.asarray(gaussian.sample(jax.random.fold_in(jax.random.key(0), i), q_t))
 
 
 def check(config: dict, dataset: data.Dataset) -> None:

@@ -95,9 +95,9 @@ NUMBERS = (
       nll,
       active_units,
       f'burda_{name}',
-      f'{burda.PASSES} passes in batches of 100 with cosine decay from 2e-3, not 3,280 in batches of '
-      '20 with eight learning rates from 1e-3 down; Adam with eps 1e-8, not 1e-4; the average of the '
-      'parameters over the last 1,000 steps; the encoder sees pictures less their mean',
+      f'{burda.PASSES} passes in batches of 100 with cosine decay from 2e-3, not 3,280 in batches '
+      'of 20 with eight learning rates from 1e-3 down; Adam with eps 1e-8, not 1e-4; an average of '
+      'the parameters over the last 1,000 steps; the encoder sees pictures less their mean',
     )
     for name, (nll, active_units) in _BURDA.items()
   ),

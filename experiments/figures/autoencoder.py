@@ -35,9 +35,7 @@ def compute(study: Study) -> dict[str, np.ndarray]:
     samples = run.changed(sampler={'codes': codes}).draw()
     arrays[f'samples_{codes}'] = study.as_bytes(samples[0][: 2 * NUM_SHOWN])
     arrays[f'frechet_{codes}'] = study.frechet_distances(samples)
-  code = plane.tools.method.code
-  codes = plane.over_test(lambda v, keys, batch: code.latent.mean(code.posterior(v, batch.x)))
-  return arrays | {'codes': codes[0], 'label': study.held_out.label}
+  return arrays | {'codes': plane.code_means()[0], 'label': study.held_out.label}
 
 
 def draw(arrays):

@@ -71,6 +71,11 @@ class Run(NamedTuple):
     """The same over the evaluation split."""
     return self.over(self.tools.experiment.dataset.evaluation, f)
 
+  def code_means(self) -> list[np.ndarray]:
+    """The means of q(z | x) over the evaluation split, [N, D] for each seed."""
+    code = self.tools.method.code
+    return self.over_test(lambda v, keys, batch: code.latent.mean(code.posterior(v, batch.x)))
+
   def scores(self) -> dict[str, np.ndarray]:
     """What is measured of the evaluation split, {name: [S]}."""
     return _stack(measures.scores(self.tools, self.variables))

@@ -1,11 +1,11 @@
 """F2: plain repeated denoising beside diffusion (lecture section 2.2)."""
 
-import jax
 import numpy as np
 
+from experiments import measures
 from experiments.figures import style
 from experiments.figures.figure import Run, Study
-from vaediff import forward_process, gaussian, likelihoods
+from vaediff import likelihoods
 from vaediff.evaluation import quality
 
 TITLE = 'Plain repeated denoising'
@@ -27,7 +27,9 @@ def compute(study: Study) -> dict[str, np.ndarray]:
     run = study.run(name)
     chains = run.sample_by(_make_chain(run))
     states, log_snr = [chain['x'] for chain in chains], chains[0]['log_snr'][0]
-    real = _real_states(study, run, log_snr, len(states[0]))
+    num_levels = run.tools.experiment.num_levels
+    x_0 = np.asarray(likelihoods.center(study.train.x, num_levels))
+    real = list(measures.draw_states(x_0, log_snr, len(states[0])))
     drift = [
       [
         quality.drift(*(x.reshape(len(x), -1) for x in (real_x_t, x_t)))
@@ -48,12 +50,16 @@ def compute(study: Study) -> dict[str, np.ndarray]:
         for own in states
       ]
     )
-    num_levels = run.tools.experiment.num_levels
     ends = [np.asarray(likelihoods.quantize(own[:, -1], num_levels)) for own in states]
     arrays[f'frechet_end_{name}'] = study.frechet_distances(ends)
-    arrays[f'states_{name}'] = _as_bytes(states[0][:3])
-    arrays['log_snr'], arrays['states_real'] = log_snr, _as_bytes(np.stack(real, axis=1)[:3])
+    arrays[f'states_{name}'] = _as_bytes(states[0])
+    arrays['log_snr'], arrays['states_real'] = log_snr, _as_bytes(np.stack(real, axis=1))
   return arrays
+
+
+def _as_bytes(states: np.ndarray) -> np.ndarray:
+  """The first three chains of [N, L, H, W, C]."""
+  return np.asarray(likelihoods.quantize(states[:3], 256))
 
 
 def _make_chain(run: Run):
@@ -65,25 +71,6 @@ def _make_chain(run: Run):
     return {name: values[:, shown] for name, values in chain.items()}
 
   return sample
-
-
-def _real_states(study: Study, run: Run, log_snr, num: int) -> list[np.ndarray]:
-  """Draws of q(x_t) at each level, of `num` training pictures spread over the split."""
-  index = np.arange(num) * len(study.train.x) // num
-  x_0 = likelihoods.center(study.train.x[index], run.tools.experiment.num_levels)
-  return [
-    np.asarray(
-      gaussian.sample(
-        jax.random.fold_in(jax.random.key(0), i), forward_process.marginal(x_0, np.float32(level))
-      )
-    )
-    for i, level in enumerate(log_snr)
-  ]
-
-
-def _as_bytes(states: np.ndarray) -> np.ndarray:
-  """[N, L, H, W, C] on [-1, 1] as bytes, clipped."""
-  return np.round(127.5 * (np.clip(states, -1, 1) + 1)).astype(np.uint8)
 
 
 def draw(arrays):

@@ -25,7 +25,7 @@ NUM_DRAWS = 500
 def compute(study: Study) -> dict[str, np.ndarray]:
   run, plane = study.run('vae'), study.run('vae_2d')
   num_rows = NUM_INTERPOLATED
-  means = _means(run)[0]
+  means = run.code_means()[0]
   share = np.linspace(0, 1, NUM_SHOWN)[None, :, None]
   paths = (1 - share) * means[:num_rows, None] + share * means[num_rows : 2 * num_rows, None]
   quantiles = stats.norm.ppf((np.arange(NUM_QUANTILES) + 0.5) / NUM_QUANTILES)
@@ -38,19 +38,13 @@ def compute(study: Study) -> dict[str, np.ndarray]:
     'samples': study.as_bytes(run.draw()[0][: 6 * NUM_SHOWN]),
     'interpolated': study.as_bytes(_decode(run, paths.reshape(-1, means.shape[-1]))),
     'manifold': study.as_bytes(_decode(plane, square.reshape(-1, 2))),
-    'codes': _means(plane)[0],
+    'codes': plane.code_means()[0],
     'label': study.held_out.label,
     'nll_bound': run.metric('nll_bound'),
     'nll': run.changed(
       evaluation={'likelihood': 'importance_weighted', 'num_draws': NUM_DRAWS}
     ).scores()['nll_bound'],
   }
-
-
-def _means(run: Run) -> list[np.ndarray]:
-  """Of q(z | x), over the evaluation split."""
-  code = run.tools.method.code
-  return run.over_test(lambda v, keys, batch: code.latent.mean(code.posterior(v, batch.x)))
 
 
 def _decode(run: Run, z: np.ndarray) -> np.ndarray:

@@ -139,7 +139,8 @@ def test_a_push_is_followed_from_where_it_was(computed):
   arrays = computed('f11_feedback')
   for scale in ('0', '1'):
     np.testing.assert_allclose(arrays[f'distance_{scale}'][:, 0], 1.0, rtol=1e-6)
-  np.testing.assert_allclose(arrays['kept'][:, 0], arrays['distance_0'][:, -1])
+  # The same means, summed in another order.
+  np.testing.assert_allclose(arrays['kept'][:, 0], arrays['distance_0'][:, -1], rtol=1e-6)
   # The network is not the same for both: nor is what is left.
   assert (arrays['distance_0'][:, 1:] != arrays['distance_1'][:, 1:]).any()
 
