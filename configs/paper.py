@@ -2,9 +2,9 @@
 
   python -m experiments.run --config=configs/paper.py:digits_vae --workdir=runs/paper_digits_vae
 
-Names are DATASET_RUN, of DATASETS and RUNS, with `,quick` behind them for fewer steps, or `,tiny`
+Names are DATASET_RUN, of DATASETS and RUNS, with `,quick` behind them for QUICK_STEPS, or `,tiny`
 for the same in seconds. `python -m experiments.paper` runs all that its figures ask for; a quick
-one takes between 10 seconds and 3.5 minutes on one CPU core. On digits the networks are multi-layer
+one takes between QUICKEST and SLOWEST on one CPU core. On digits the networks are multi-layer
 perceptrons; on MNIST too, but for diffusion and the chain of denoisers, which have one U-Net.
 """
 
@@ -79,7 +79,7 @@ RUNS = {
   'diffusion': (_diffusion, {}),
   'diffusion_interpolated': (_diffusion, {'method': {'variance': 'interpolated'}}),
 }
-# What a quick training has of a whole one.
+# Steps of a quick training: on digits those of a whole one, but for diffusion and the chain.
 QUICK_STEPS = {'vae': 2_000, 'autoencoder': 2_000, 'diffusion': 3_000, 'denoising_chain': 3_000}
 
 
@@ -112,5 +112,5 @@ def get_config(name: str = ''):
     config.training.checkpoint_every = config.training.num_steps
     # Curves along training are those of VAEs.
     config.evaluation.every = config.training.num_steps // 10 if config.method.name == 'vae' else 0
-    config.sampling.batch_size = 250
+    config.sampling.batch_size = 200
   return common.finish(config, 'tiny' if variant == 'tiny' else '')

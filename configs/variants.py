@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 from ml_collections import ConfigDict
 
-from configs import common, digits_vae
+from configs import common, digits_diffusion, digits_vae
 from vaediff.errors import InputError
 
 
@@ -23,10 +23,9 @@ def _autoencoder() -> ConfigDict:
 
 
 def mlp_diffusion() -> ConfigDict:
-  """Diffusion on digits with a multi-layer perceptron, ten times as fast as a U-Net."""
-  config = common.diffusion('digits')
+  """The diffusion of digits_diffusion with a multi-layer perceptron in the place of the U-Net."""
+  config = digits_diffusion.get_config().unlock()
   config.cpu_devices = 1
-  config.method.decoder = 'nearest_level'
   config.denoiser = ConfigDict(
     {
       'name': 'mlp',
@@ -35,9 +34,8 @@ def mlp_diffusion() -> ConfigDict:
       'fourier_exponents': (3, 4),
     }
   )
-  config.schedule = ConfigDict({'name': 'linear_log_snr', 'T': 250, 'first': 7.5, 'last': -5.0})
-  config.optimizer.learning_rate = 2e-3
   config.training.update(num_steps=4_000, checkpoint_every=1_000)
+  config.evaluation.every = 2_000
   return config
 
 

@@ -154,9 +154,9 @@ def _coders(config: Mapping, dataset: data.Dataset, num_levels: int, num_codes: 
 def _mean_of_bits(dataset: data.Dataset) -> np.ndarray:
   """The mean of the binarised training pictures [H, W, C], clipped to [0.001, 0.999].
 
-  Most pixels of binary pictures hardly change. A VAE that has to learn them first loses dimensions
-  of the code meanwhile, so the encoder sees pictures less their mean, and the logits of the decoder
-  begin at its (Burda et al. 2016 begin there too).
+  Most pixels of binary pictures hardly change, and a VAE need not learn that first: the encoder
+  sees pictures less their mean, and the logits of the decoder begin at its, as those of Burda et
+  al. (2016) do.
   """
   mean = np.mean(dataset.train.x, axis=0, dtype=np.float64) / (dataset.num_levels - 1)
   return np.clip(mean, 1e-3, 1 - 1e-3)

@@ -42,7 +42,7 @@ def main(argv: Sequence[str]) -> int:
 def bring(paper: Path, docs: Path) -> None:
   """Copies pictures and numbers of a paper into docs/paper, and tells docs/lecture.md.
 
-  Raises InputError where the folder has no paper in it, and where the lecture lacks a claim.
+  Raises InputError where the folder has no paper in it, and where the lecture lacks a line.
   """
   files = [paper / name for name in ('claims.json', 'results.json', 'results.md')]
   if not all(path.exists() for path in files):

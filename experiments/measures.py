@@ -133,7 +133,7 @@ def sample_quality(tools: Tools, variables: Variables) -> list[tuple[dict[str, d
   for train, held_out, fake in zip(*reals, drawn, strict=True):
     drift = None
     if is_chain:
-      drift = _drift(fake, likelihoods.center(train, tools.experiment.num_levels))
+      drift = _drift(fake, train, tools.experiment.num_levels)
       fake = likelihoods.quantize(fake['x'][:, -1], tools.experiment.num_levels)
     measured.append((_quality(tools, describe, train, held_out, np.asarray(fake)), drift))
   return measured
@@ -173,16 +173,17 @@ def _fid(weights: Path, real: np.ndarray, fake: np.ndarray) -> dict:
   return {**distance._asdict(), 'unit': 'squared distance'}
 
 
-def _drift(chains: dict[str, np.ndarray], x_0) -> dict:
+def _drift(chains: dict[str, np.ndarray], train: np.ndarray, num_levels: int) -> dict:
   """`quality.drift` at levels spread over the chain, from noise to data.
 
-  chains: as of `Tools.draw_chains`. x_0: training pictures on [-1, 1], at least as many.
+  chains: as of `Tools.draw_chains`. train: training pictures on their levels, at least as many.
   """
   num, num_states = chains['log_snr'].shape
   levels = np.linspace(0, num_states - 1, NUM_DRIFT_LEVELS).round().astype(int)
   log_snr = chains['log_snr'][0, levels]
   table = {'log_snr': []}
-  for level, log_snr_t, x_t in zip(levels, log_snr, draw_states(x_0, log_snr, num), strict=True):
+  real = draw_states(train, num_levels, log_snr, num)
+  for level, log_snr_t, x_t in zip(levels, log_snr, real, strict=True):
     measured = quality.drift(x_t.reshape(num, -1), chains['x'][:, level].reshape(num, -1))
     # Clean data have an infinite log-SNR, which JSON does not know.
     table['log_snr'].append(float(log_snr_t) if np.isfinite(log_snr_t) else None)
@@ -193,14 +194,16 @@ def _drift(chains: dict[str, np.ndarray], x_0) -> dict:
   return table
 
 
-def draw_states(x_0, log_snr: Sequence[float], num: int) -> Iterator[np.ndarray]:
-  """A draw of q(x_t) at each log-SNR, for `num` of the examples x_0, spread over them. [num, ...]
+def draw_states(
+  x: np.ndarray, num_levels: int, log_snr: Sequence[float], num: int
+) -> Iterator[np.ndarray]:
+  """Draws of q(x_t) [num, ...] at each log-SNR, of `num` of the pictures x, spread over them.
 
-  x_0: on [-1, 1]. The draws are the same each time.
+  x: on its levels. The draws are the same each time.
   """
-  index = np.arange(num) * len(x_0) // num
+  x_0 = likelihoods.center(x[np.arange(num) * len(x) // num], num_levels)
   for i, log_snr_t in enumerate(log_snr):
-    q_t = forward_process.marginal(x_0[index], np.float32(log_snr_t))
+    q_t = forward_process.marginal(x_0, np.float32(log_snr_t))
     yield np.asarray(gaussian.sample(jax.random.fold_in(jax.random.key(0), i), q_t))
 
 

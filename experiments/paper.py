@@ -2,9 +2,9 @@
 
   python -m experiments.paper --workdir=W [--quick] [--resources=cpus=2] [--workers=N]
 
-Trains what the figures are computed from (W/runs, five seeds of each run of configs/paper.py), on
-digits and MNIST; with --quick on digits alone, with fewer steps, in half an hour on two CPU cores.
-Then W/paper gets
+Trains what the figures are computed from (W/runs, five seeds of each run of configs/paper.py but
+the classifier), on digits and MNIST; with --quick on digits alone, diffusion and the chain with
+fewer steps, in half an hour on two CPU cores. Then W/paper gets
 
   NAME_DATASET.npz, .pdf, .png    the numbers of each figure, and the figure (NAME alone where it
                                   is of mathematics); trajectories as .gif too
@@ -13,10 +13,10 @@ Then W/paper gets
   index.html                      all of it on one page
 
 What is there is not made again: the same command goes on where it was stopped, a figure whose
-files are gone is the only one that is made again, and one whose code or runs have changed is made
-anew; the runs are in folders NAME-HASH, with the beginning of their config's hash. --resources is
-what each run gets, as of a sweep, and --workers how many run at a time. The figures are computed in
-this process, with all devices of the machine.
+files are gone is the only one that is made again, and one whose own code (its file, figure.py and
+measures.py) or runs have changed is made anew; the runs are in folders NAME-HASH, with the
+beginning of their config's hash. --resources is what each run gets, as of a sweep, and --workers
+how many run at a time. The figures are computed in this process, with all devices of the machine.
 
 Exit status: 0 done; 2 the input is wrong, with one line that says how to mend it; 1 anything else.
 """

@@ -9,7 +9,7 @@ from typing import NamedTuple
 from tqdm import tqdm
 
 from configs import paper as runs
-from experiments import claims, local_engine, page, published, workdir
+from experiments import claims, local_engine, measures, page, published, workdir
 from experiments.figures import FIGURES
 from experiments.figures import figure as figure_file
 from experiments.figures.figure import Study
@@ -62,7 +62,7 @@ def publish(folder: Path, quick: bool, resources: Mapping, num_workers: int | No
     for part in parts:
       if not all(_file(folder, part, suffix).exists() for suffix in part.suffixes()):
         _draw(folder, part)
-    _judge(folder, parts)
+    _judge(folder, parts, configs)
 
 
 def _configs(dataset: str, quick: bool) -> dict[str, dict]:
@@ -74,7 +74,7 @@ def _parts(configs: Mapping[str, Mapping[str, dict]]) -> Iterator[Part]:
   """Every figure for every data set, with what it is computed from."""
   shared = {'commit': workdir.commit(), 'versions': workdir.versions()}
   for name, module in FIGURES.items():
-    code = [Path(file.__file__).read_bytes() for file in (module, figure_file)]
+    code = [Path(file.__file__).read_bytes() for file in (module, figure_file, measures)]
     own = {'figure': name, 'code': hashlib.sha256(b''.join(code)).hexdigest(), **shared}
     for dataset in configs if module.RUNS else ('',):
       hashes = {run: workdir.config_hash(configs[dataset][run]) for run in module.RUNS}
@@ -165,14 +165,26 @@ def _draw(folder: Path, part: Part) -> None:
     reporting.write_animation(_file(folder, part, '.gif'), frames, milliseconds)
 
 
-def _judge(folder: Path, parts: Sequence[Part]) -> None:
+def _commits_of_runs(folder: Path, part: Part, configs: Mapping[str, dict]) -> set[str]:
+  """At which the runs of a figure were trained, of those that are still there."""
+  paths = [workdir.named(folder, f'{part.dataset}_{run}', configs[run]) for run in part.module.RUNS]
+  return {
+    workdir.read_results(path)['provenance']['commit']
+    for path in paths
+    if (path / 'results.json').exists()
+  }
+
+
+def _judge(folder: Path, parts: Sequence[Part], configs: Mapping[str, Mapping[str, dict]]) -> None:
   """Writes the claims, the comparison with what is published, and the page."""
   arrays, commits = {}, set()
   for part in parts:
     own, provenance = figure_file.load(_file(folder, part, '.npz'))
     arrays.setdefault(part.name, {})[part.dataset] = own
     commits.add(provenance['commit'])
+    commits |= _commits_of_runs(folder / 'runs', part, configs.get(part.dataset, {}))
   judged, compared = claims.judge(arrays), published.compare(folder / 'runs', arrays)
+  commits |= {entry['commit'] for entry in compared['numbers']}
   words = {
     'claims.md': claims.markdown(judged),
     'results.md': published.markdown(compared),

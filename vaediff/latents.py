@@ -28,7 +28,7 @@ class Latent(NamedTuple):
   kl_groups(q) -> [B, G]                          parts of kl that free bits are given to
   prior_sample(keys [B], D) -> z [B, D]
   prior_log_prob(z) -> [B]
-  prior_mean, prior_scale                         of each dimension under the prior
+  prior_mean, prior_scale                         mean and standard deviation of each dimension
   """
 
   num_outputs: Callable[[int], int]

@@ -158,7 +158,8 @@ class Likelihood(NamedTuple):
 
   num_outputs: how many output channels the decoder needs for each channel of the data
   log_prob(outputs [B, ..., num_outputs * C], x [B, ..., C]) -> [B] nats
-  mean(outputs) -> x [B, ..., C], the mean, on the data's own levels where it has levels
+  mean(outputs) -> x [B, ..., C], the location: the mean of a density, before it is discretised and
+    clipped, rounded to the data's own levels where it has levels
   sample(keys [B], outputs) -> x [B, ..., C], a draw, on the data's own levels
   """
 

@@ -12,7 +12,8 @@ CAPTION = (
   'test pictures; active units, and a lower and an upper bound on the information that the code '
   'has of the picture (the lower one is at most the logarithm of the number of pictures, the '
   'dotted line); the Fréchet distance of samples, the variance between reconstructions and their '
-  'squared distance from the average training picture, relative to the variance between pictures. '
+  'squared distance from the average training picture (they are the location of p(x | z), which is '
+  'near the median where pixels are skewed), relative to the variance between pictures. '
   'Below: test pictures, reconstructions and samples at the two ends and between. Means and 95% '
   'bands over the seeds.'
 )

@@ -11,14 +11,14 @@ from vaediff import analytic
 TITLE = 'Which distribution for the code'
 CAPTION = (
   'Posteriors with a diagonal and a full covariance, beside the prior N(0, I), and boxes beside '
-  'the uniform prior on the unit cube, all trained with a warm-up of the KL (without it boxes '
-  'leave dimensions of the code unused): the bound on test pictures, its two parts, and the '
-  'Fréchet distance of samples. Right, where the truth is known (probabilistic PCA): the ELBO that '
-  'a diagonal covariance loses, along the angle between two dimensions of the code in the data; '
-  'with a full covariance nothing is lost. Means and 95% intervals over the seeds.'
+  'the uniform prior on the unit cube, all trained with a warm-up of the KL: the bound on test '
+  'pictures, its two parts, and the Fréchet distance of samples. Right, where the truth is known '
+  '(probabilistic PCA): the ELBO that a diagonal covariance loses, along the angle between two '
+  'dimensions of the code in the data; with a full covariance nothing is lost. Means and 95% '
+  'intervals over the seeds.'
 )
-RUNS = ('classifier', 'vae_warmup', 'vae_full', 'vae_box')
-LABELS = ('diagonal', 'full', 'box')
+LABELS = {'vae_warmup': 'diagonal', 'vae_full': 'full', 'vae_box': 'box'}
+RUNS = ('classifier', *LABELS)
 MEASURES = {
   'nll_bound': 'negative ELBO, nats',
   'reconstruction': 'reconstruction, nats',
@@ -30,7 +30,7 @@ ANGLES = np.linspace(5, 90, 18)
 def compute(study: Study) -> dict[str, np.ndarray]:
   arrays = {'frechet_floor': study.frechet_floor, 'angle': ANGLES}
   columns = {name: [] for name in (*MEASURES, 'frechet')}
-  for name in ('vae_warmup', 'vae_full', 'vae_box'):
+  for name in LABELS:
     run = study.run(name)
     for measure in MEASURES:
       columns[measure].append(run.metric(measure))
@@ -59,9 +59,9 @@ def draw(arrays):
   fig, axes = style.panels(1, 5, width=2.4)
   *bars, quality, exact = axes[0]
   for ax, (name, label) in zip(bars, MEASURES.items(), strict=True):
-    style.points(ax, LABELS, arrays[name])
+    style.points(ax, list(LABELS.values()), arrays[name])
     ax.set(ylabel=label)
-  style.points(quality, LABELS, arrays['frechet'])
+  style.points(quality, list(LABELS.values()), arrays['frechet'])
   style.floor(quality, arrays['frechet_floor'])
   quality.set(yscale='log', ylabel='Fréchet distance')
   style.plot(exact, arrays['angle'], arrays['gap'], 0)

@@ -13,8 +13,9 @@ CAPTION = (
   'The chain of denoisers, each trained to give back x_{t-1} from x_t, with no noise put back, and '
   'diffusion with the same network and schedule. Pictures, from noise (left) to data: true draws '
   'of q(x_t), the chain, diffusion. Below, along t, beside draws of q(x_t): the Fréchet distance '
-  'between pixels, the variance that x_t has too much or too little, its sharpness, that of the '
-  'draws being 1. Means and 95% bands over the seeds.'
+  'between pixels and the variance that x_t has too much or too little, both as shares of the '
+  'variance of the draws, and its sharpness, that of the draws being 1. Means and 95% bands over '
+  'the seeds.'
 )
 RUNS = ('classifier', 'denoising_chain', 'diffusion')
 SYSTEMS = {'denoising_chain': 'chain of denoisers', 'diffusion': 'diffusion'}
@@ -28,8 +29,8 @@ def compute(study: Study) -> dict[str, np.ndarray]:
     chains = run.sample_by(_make_chain(run))
     states, log_snr = [chain['x'] for chain in chains], chains[0]['log_snr'][0]
     num_levels = run.tools.experiment.num_levels
-    x_0 = np.asarray(likelihoods.center(study.train.x, num_levels))
-    real = list(measures.draw_states(x_0, log_snr, len(states[0])))
+    real = list(measures.draw_states(study.train.x, num_levels, log_snr, len(states[0])))
+    variance = np.array([np.var(x_t, axis=0).sum() for x_t in real])
     drift = [
       [
         quality.drift(*(x.reshape(len(x), -1) for x in (real_x_t, x_t)))
@@ -41,6 +42,7 @@ def compute(study: Study) -> dict[str, np.ndarray]:
       f'{measure}_{name}': np.array([[at[measure]['value'] for at in own] for own in drift])
       for measure in ('frechet_distance', 'variance_change')
     }
+    arrays[f'frechet_distance_{name}'] /= variance
     arrays[f'sharpness_{name}'] = np.array(
       [
         [
@@ -52,14 +54,14 @@ def compute(study: Study) -> dict[str, np.ndarray]:
     )
     ends = [np.asarray(likelihoods.quantize(own[:, -1], num_levels)) for own in states]
     arrays[f'frechet_end_{name}'] = study.frechet_distances(ends)
-    arrays[f'states_{name}'] = _as_bytes(states[0])
-    arrays['log_snr'], arrays['states_real'] = log_snr, _as_bytes(np.stack(real, axis=1))
+    arrays[f'states_{name}'] = _as_bytes(states[0][:3])
+    arrays['log_snr'], arrays['states_real'] = log_snr, _as_bytes(np.stack(real, axis=1)[:3])
   return arrays
 
 
 def _as_bytes(states: np.ndarray) -> np.ndarray:
-  """The first three chains of [N, L, H, W, C]."""
-  return np.asarray(likelihoods.quantize(states[:3], 256))
+  """[N, L, H, W, C] on [-1, 1] as bytes."""
+  return np.asarray(likelihoods.quantize(states, 256))
 
 
 def _make_chain(run: Run):
@@ -84,7 +86,7 @@ def draw(arrays):
   x = np.arange(NUM_LEVELS)
   labels = [f'{value:.1f}' for value in arrays['log_snr'][:-1]] + ['data']
   for ax, measure, title in (
-    (axes[1, 0], 'frechet_distance', 'Fréchet distance to q(x_t)'),
+    (axes[1, 0], 'frechet_distance', 'Fréchet distance to q(x_t), relative'),
     (axes[1, 1], 'variance_change', 'relative change of variance'),
     (axes[1, 2], 'sharpness', 'sharpness, relative to q(x_t)'),
   ):

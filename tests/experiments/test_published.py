@@ -35,6 +35,7 @@ def write_results(folder, name, config):
     'config': config,
     'config_sha256': workdir.config_hash(config),
     'device': 'a GPU',
+    'commit': 'abc',
   }
   results = {'metrics': metrics, 'step': config['training']['num_steps'], 'provenance': provenance}
   path = workdir.named(folder, name, config)

@@ -36,7 +36,7 @@ def make_code(
 
   encoder: x [B, ...] centred on [-1, 1] -> [B, latent.num_outputs(dim)].
   decoder: z [B, dim] -> [B, ..., likelihood.num_outputs * C]. It sees z less the prior's mean, over
-    the prior's scale: fed points of the unit cube themselves, it learns to ignore them.
+    the prior's scale: inputs of one size, whatever the prior.
   num_levels: of the data, 0 .. num_levels - 1; None for real numbers, which are not centred.
   sample_pixels: whether a decoded picture is a draw from p(x | z), or its mean, rounded to a level.
   """

@@ -69,8 +69,8 @@ def denoiser(
   "no label"; num_classes = 0 ignores labels. A block is
   h + linear(act(modulate(norm(linear(act(norm(h))))))) with layer norm (Ba et al. 2016) and scale
   and shift as in Peebles & Xie 2023; its last map, and the output, are zero at initialisation.
-  fourier_exponents: n for the inputs sin(2^n pi x), cos(2^n pi x) beside x_t (Kingma et al. 2021,
-  appendix C): without them it hardly learns to round to levels.
+  fourier_exponents: n for the inputs sin(2^n pi x), cos(2^n pi x) beside x_t, as in Kingma et al.
+  2021, appendix C.
 
   Raises ValueError for no widths, a size below 1, an unknown activation or dtype, inputs of the
   wrong shape.
