@@ -1,7 +1,8 @@
 """Training the VAE 784-400-20 on dynamically binarised MNIST, batch 128: the whole loop, with data.
 
-Ours is that of `configs/mnist_vae.py`, which also averages the parameters, records four metrics and
-checks each step. PyTorch's has its data in memory too; with its default Adam and with the fused.
+Ours is that of `configs/mnist_vae.py`, which also begins at the mean picture, averages the
+parameters, records four metrics and checks each step. PyTorch's has its data in memory too; with
+its default Adam and with the fused.
 """
 
 import jax
