@@ -4,7 +4,7 @@
 
 Names are DATASET_RUN, of DATASETS and RUNS, with `,quick` behind them for QUICK_STEPS, or `,tiny`
 for the same in seconds. `python -m experiments.paper` runs all that its figures ask for; a quick
-one takes between QUICKEST and SLOWEST on one CPU core. On digits the networks are multi-layer
+one takes between 10 seconds and 4 minutes on one CPU core. On digits the networks are multi-layer
 perceptrons; on MNIST too, but for diffusion and the chain of denoisers, which have one U-Net.
 """
 
@@ -33,7 +33,10 @@ def _autoencoder(dataset: str) -> ConfigDict:
 
 def _diffusion(dataset: str) -> ConfigDict:
   if dataset == 'digits':
-    return variants.mlp_diffusion()
+    config = variants.mlp_diffusion()
+    config.method.times = 'importance'
+    config.optimizer.learning_rate = 4e-3
+    return config
   config = common.diffusion('mnist')
   config.method.decoder = 'nearest_level'
   config.schedule = ConfigDict({'name': 'linear_log_snr', 'T': 250, 'first': 13.3, 'last': -5.0})

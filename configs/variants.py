@@ -26,14 +26,7 @@ def mlp_diffusion() -> ConfigDict:
   """The diffusion of digits_diffusion with a multi-layer perceptron in the place of the U-Net."""
   config = digits_diffusion.get_config().unlock()
   config.cpu_devices = 1
-  config.denoiser = ConfigDict(
-    {
-      'name': 'mlp',
-      'widths': (256, 256, 256),
-      'activation': 'silu',
-      'fourier_exponents': (3, 4),
-    }
-  )
+  config.denoiser = ConfigDict({'name': 'mlp', 'widths': (256, 256, 256), 'activation': 'silu'})
   config.training.update(num_steps=4_000, checkpoint_every=1_000)
   config.evaluation.every = 2_000
   return config

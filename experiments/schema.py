@@ -89,22 +89,17 @@ ACTIVATION = one_of('tanh', 'relu', 'gelu', 'silu')
 
 MLP = {'widths': integers(at_least_one=False), 'activation': ACTIVATION}
 CONV = {'widths': integers(), 'num_blocks': integer(1, MOST_LAYERS)}
-# Beyond 2^23 float32 does not resolve a turn of the sine.
-FOURIER_EXPONENTS = integers(at_least_one=False, below=24, example='(3, 4)')
 CODER = Variants({'mlp': MLP, 'conv': CONV})
 DENOISER = Variants(
   {
-    'mlp': {
-      'widths': integers(),
-      'activation': ACTIVATION,
-      'fourier_exponents': FOURIER_EXPONENTS,
-    },
+    'mlp': {'widths': integers(), 'activation': ACTIVATION},
     'unet': {
       'widths': integers(),
       'num_blocks': integer(1, MOST_LAYERS),
       'patch_size': SIZE,
       'attention': BOOLEAN,
-      'fourier_exponents': FOURIER_EXPONENTS,
+      # Beyond 2^23 float32 does not resolve a turn of the sine.
+      'fourier_exponents': integers(at_least_one=False, below=24, example='(3, 4)'),
       'remat': BOOLEAN,
     },
     'transformer': {

@@ -19,7 +19,7 @@ CODERS = {
   'conv': {'name': 'conv', 'widths': (8,), 'num_blocks': 1},
 }
 DENOISERS = {
-  'mlp': {'name': 'mlp', 'widths': (16,), 'activation': 'silu', 'fourier_exponents': (3,)},
+  'mlp': {'name': 'mlp', 'widths': (16,), 'activation': 'silu'},
   'unet': {
     'name': 'unet',
     'widths': (8, 16),

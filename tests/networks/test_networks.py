@@ -21,9 +21,7 @@ jit = functools.partial(jax.jit, compiler_options={'xla_backend_optimization_lev
 NETWORKS = {
   'mlp.encoder': lambda shape, **kw: mlp.encoder((16,), 5, **kw),
   'mlp.decoder': lambda shape, **kw: mlp.decoder((16,), shape, **kw),
-  'mlp.denoiser': lambda shape, **kw: mlp.denoiser(
-    shape[-1], (16, 24), fourier_exponents=(3, 4), **kw
-  ),
+  'mlp.denoiser': lambda shape, **kw: mlp.denoiser(shape[-1], (16, 24), **kw),
   'conv.encoder': lambda shape, **kw: conv.encoder((8, 16), 5, **kw),
   'conv.decoder': lambda shape, **kw: conv.decoder((16, 8), shape, **kw),
   'unet.denoiser': lambda shape, **kw: unet.denoiser(shape[-1], (8, 16), **kw),

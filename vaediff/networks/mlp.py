@@ -8,7 +8,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from vaediff.networks import Network, checks, from_module
-from vaediff.networks.layers import ConditionEmbedding, fourier_features
+from vaediff.networks.layers import ConditionEmbedding
 
 ACTIVATIONS = {'tanh': nn.tanh, 'relu': nn.relu, 'gelu': nn.gelu, 'silu': nn.silu}
 
@@ -59,7 +59,6 @@ def denoiser(
   widths: Sequence[int],
   num_classes: int = 0,
   activation: str = 'silu',
-  fourier_exponents: Sequence[int] = (),
   dtype: Any = jnp.float32,
 ) -> Network:
   """A residual MLP on the flattened x_t: one block per width, modulated by log-SNR and label.
@@ -69,8 +68,6 @@ def denoiser(
   "no label"; num_classes = 0 ignores labels. A block is
   h + linear(act(modulate(norm(linear(act(norm(h))))))) with layer norm (Ba et al. 2016) and scale
   and shift as in Peebles & Xie 2023; its last map, and the output, are zero at initialisation.
-  fourier_exponents: n for the inputs sin(2^n pi x), cos(2^n pi x) beside x_t, as in Kingma et al.
-  2021, appendix C.
 
   Raises ValueError for no widths, a size below 1, an unknown activation or dtype, inputs of the
   wrong shape.
@@ -80,9 +77,7 @@ def denoiser(
   checks.not_negative(num_classes=num_classes)
   checks.one_of(tuple(ACTIVATIONS), activation=activation)
   checks.compute_dtype(dtype)
-  module = _Denoiser(
-    num_output_channels, tuple(widths), num_classes, activation, tuple(fourier_exponents), dtype
-  )
+  module = _Denoiser(num_output_channels, tuple(widths), num_classes, activation, dtype)
   return from_module(module, checks.denoiser_inputs)
 
 
@@ -124,15 +119,13 @@ class _Denoiser(nn.Module):
   widths: tuple[int, ...]
   num_classes: int
   activation: str
-  fourier_exponents: tuple[int, ...]
   dtype: Any
 
   @nn.compact
   def __call__(self, x_t, log_snr_t, label):
     embed = ConditionEmbedding(max(self.widths), self.num_classes, dtype=self.dtype)
     embedding = embed(log_snr_t, label)
-    h = fourier_features(x_t, self.fourier_exponents)
-    h = nn.Dense(self.widths[0], dtype=self.dtype)(h.reshape(h.shape[0], -1))
+    h = nn.Dense(self.widths[0], dtype=self.dtype)(x_t.reshape(x_t.shape[0], -1))
     for width in self.widths:
       h = _Block(width, self.activation, self.dtype)(h, embedding)
     h = ACTIVATIONS[self.activation](nn.LayerNorm(dtype=self.dtype)(h))
