@@ -19,7 +19,7 @@ from vaediff import data, parallel, training
 
 CONFIGS = {
   'digits_vae': digits_vae.get_config,
-  'digits_diffusion, U-Net': lambda: compare.get_config('digits_diffusion'),
+  'compare:digits_diffusion, U-Net': lambda: compare.get_config('digits_diffusion'),
   'mnist_vae, 784-400-20': mnist_vae.get_config,
 }
 

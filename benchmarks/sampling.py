@@ -15,12 +15,7 @@ from pathlib import Path
 import jax
 
 from benchmarks import peers, timing, unet
-from configs import digits_diffusion
-from experiments import measures
-from experiments.build import build
-from experiments.tools import Tools
-from vaediff import parallel
-from vaediff.checkpoints import Checkpoints
+from experiments import measures, trained
 
 QUALITY_BATCH_SIZE = 500
 SHARED_BATCHES = (unet.BATCH_SIZE, QUALITY_BATCH_SIZE)
@@ -104,13 +99,11 @@ def _solvers() -> list[dict]:
 
 def _distance(folder: Path, classifier: Path, solver: str, num_steps: int) -> dict:
   """The Frechet distance of the trained model's samples on the schedule with 1,000 levels."""
-  config = digits_diffusion.get_config().to_dict()
-  config['schedule']['T'] = NUM_STEPS
-  config['sampler'].update(name=solver, num_steps=num_steps)
-  config['sampling']['batch_size'] = QUALITY_BATCH_SIZE
-  config['quality']['classifier'] = str(classifier)
-  tools = Tools(build(config), config, folder, jax.devices())
-  with Checkpoints(folder / 'checkpoints', read_only=True) as checkpoints:
-    _, state = checkpoints.restore_newest(tools.initial_state())
-  variables = tools.final_variables(parallel.replicate(state, tools.devices))
-  return measures.sample_quality(tools, variables)[0]['frechet_distance']
+  run = trained.load(folder).changed(
+    schedule={'T': NUM_STEPS},
+    sampler={'name': solver, 'num_steps': num_steps},
+    sampling={'batch_size': QUALITY_BATCH_SIZE},
+    quality={'classifier': str(classifier)},
+  )
+  ((metrics, _),) = measures.sample_quality(run.tools, run.variables)
+  return metrics['frechet_distance']

@@ -4,7 +4,7 @@
     --workdir=runs/digits_denoising_chain
 
 1 minute on two CPU cores, and half a minute for samples. Test (297 examples): loss 0.975 +- 0.010,
-the squared error of the guessed x_{t-1} in units of what leaving x_t as it is would give.
+the squared error of the guessed x_{t-1} in units of that of x_t / sqrt(B_t).
 """
 
 from configs import compare

@@ -4,7 +4,7 @@
     --workdir=runs/mnist_denoising_chain
 
 9 minutes on two CPU cores. Test (10,000 examples): loss 0.9394 +- 0.0006, the squared error of the
-guessed x_{t-1} in units of what leaving x_t as it is would give. Data: see BUILD.md.
+guessed x_{t-1} in units of that of x_t / sqrt(B_t). Data: see BUILD.md.
 """
 
 from configs import compare

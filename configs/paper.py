@@ -4,8 +4,9 @@
 
 Names are DATASET_RUN, of DATASETS and RUNS, with `,quick` behind them for QUICK_STEPS, or `,tiny`
 for the same in seconds. `python -m experiments.paper` runs all that its figures ask for; a quick
-one takes between 10 seconds and 4 minutes on one CPU core. On digits the networks are multi-layer
-perceptrons; on MNIST too, but for diffusion and the chain of denoisers, which have one U-Net.
+one takes between 10 seconds and 4 minutes on one CPU core. The networks are multi-layer
+perceptrons, except the classifiers, which are convolutional, and on MNIST diffusion and the chain
+of denoisers, which have one U-Net.
 """
 
 from ml_collections import ConfigDict

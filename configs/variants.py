@@ -3,7 +3,8 @@
   python -m experiments.run --config=configs/variants.py:vae_box --workdir=runs/vae_box
 
 Names are those of VARIANTS, with `,tiny` behind them for the same in seconds. The networks are
-small multi-layer perceptrons, so that a variant trains in 15 to 60 seconds on two CPU cores.
+small multi-layer perceptrons (except in `vae_conv` and `diffusion_transformer`), so that a variant
+trains in 15 to 60 seconds on two CPU cores.
 """
 
 from collections.abc import Callable

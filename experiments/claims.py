@@ -5,7 +5,7 @@ claim holds. The verdict follows from the 95% intervals of the effects over the 
 """
 
 import itertools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -542,3 +542,9 @@ def in_words(found: Mapping) -> str:
   """One line of evidence."""
   numbers = f'{found["value"]:.3g} [{found["low"]:.3g}, {found["high"]:.3g}]'
   return f'{found["condition"]}: {numbers}' if found['condition'] else numbers
+
+
+def computed_at(commits: Mapping[str, Sequence[str]]) -> str:
+  """Behind "computed at commit". commits: those of the 'figures', and of the 'runs' they show."""
+  figures, runs = (' and '.join(commits[kind]) for kind in ('figures', 'runs'))
+  return f'{figures}, of runs at commit {runs}'

@@ -63,7 +63,7 @@ def tell(text: str, measured: Mapping) -> str:
 
   Raises InputError where it lacks the line of one of them.
   """
-  told = {COMPUTED: f'{COMPUTED}{" and ".join(measured["commits"])}.'}
+  told = {COMPUTED: f'{COMPUTED}{claims.computed_at(measured["commits"])}.'}
   told |= {_beginning(entry): line(entry) for entry in measured['claims']}
   lines = text.splitlines()
   for beginning, new in told.items():

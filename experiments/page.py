@@ -29,10 +29,10 @@ td.number { font-variant-numeric: tabular-nums; }
 
 
 def html(
-  parts: Sequence, judged: Sequence[Mapping], compared: Mapping, commits: Sequence[str]
+  parts: Sequence, judged: Sequence[Mapping], compared: Mapping, commits: Mapping[str, list[str]]
 ) -> str:
   """The page. parts: as of `publishing`. judged: of `claims.judge`. compared: of
-  `published.compare`. commits: at which the figures were computed.
+  `published.compare`. commits: see `claims.computed_at`.
   """
   counts = [entry['verdict'].split(':')[0] for entry in judged]
   summary = ', '.join(f'{counts.count(kind)} {kind}' for kind in dict.fromkeys(counts))
@@ -42,7 +42,7 @@ def html(
   figures = '\n'.join(_figure(part) for part in parts)
   rows = '\n'.join(_claim(entry, parts) for entry in judged)
   tables = '\n'.join(map(_table, published.tables(compared)))
-  computed = escaping.escape(' and '.join(commits))
+  computed = escaping.escape(claims.computed_at(commits))
   return f"""<!doctype html>
 <html lang="en">
 <head>

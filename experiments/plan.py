@@ -1,10 +1,11 @@
 """What a training takes on devices that are not here: memory, operations, communication, time.
 
-  python -m experiments.plan --config=FILE --device_kind=KIND [--chips=1,8,64,1024]
+  python -m experiments.plan --config=FILE [--device_kind=KIND] [--chips=1,8,64,1024]
          [--scaling=strong|weak] [--config.a.b=value ...]
 
-KIND is one of DEVICES, or `here`: this machine, measured first. With strong scaling the chips share
-the batch of the config; with weak scaling each has a batch of that size.
+KIND is one of DEVICES, or `here`, the default: this machine, measured first. With strong scaling
+the chips share the batch of the config; with weak scaling each has a batch of that size. Without
+--chips there is a row for one chip and for all that are here, or of another kind for those above.
 
 The model, of one training step on n chips:
 
@@ -43,11 +44,12 @@ from vaediff.errors import InputError
 
 HERE = 'here'
 SCALINGS = ('strong', 'weak')
+CHIPS_ELSEWHERE = (1, 8, 64, 1024)
 
 _FLAGS = flags.FlagValues()
 CONFIG = config_flags.DEFINE_config_file('config', None, 'Config file.', flag_values=_FLAGS)
 DEVICE_KIND = flags.DEFINE_string('device_kind', HERE, 'The device.', flag_values=_FLAGS)
-CHIPS = flags.DEFINE_list('chips', ['1', '8', '64', '1024'], 'Chips.', flag_values=_FLAGS)
+CHIPS = flags.DEFINE_list('chips', None, 'Numbers of chips.', flag_values=_FLAGS)
 SCALING = flags.DEFINE_enum('scaling', 'strong', SCALINGS, 'The batch.', flag_values=_FLAGS)
 
 
@@ -339,8 +341,8 @@ def _memory(device: jax.Device) -> float:
 
 
 def rows(config: dict, device_kind: str, chips: Sequence[int], scaling: str) -> list[dict]:
-  """A row for each number of chips. Strong scaling leaves those out that the batch has no share
-  for; with weak scaling each chip has a batch of the config's size.
+  """A row for each number of chips. Strong scaling leaves out those among which the batch cannot be
+  divided; with weak scaling each chip has a batch of the config's size.
   """
   section, found = config['training'], []
   for num in chips:
@@ -374,14 +376,14 @@ def main(argv: Sequence[str]) -> int:
   try:
     try:
       _FLAGS(argv)
-      config, chips = CONFIG.value.to_dict(), [int(text) for text in CHIPS.value]
+      config, chips = CONFIG.value.to_dict(), _chips()
     except InputError:
       raise
     except Exception as error:  # a config file is code, which may raise anything
       reason = ' '.join(str(error).split()[:60])
       raise InputError(f'{reason}; usage: python -m experiments.plan --config=FILE') from error
     if min(chips, default=0) < 1:
-      raise InputError(f'--chips={",".join(CHIPS.value)}; give whole numbers from 1 on')
+      raise InputError(f'--chips={",".join(map(str, chips))}; give whole numbers from 1 on')
     schema.check(config)
     program = analyse(config, config['training']['batch_size'])
     device = find_device(DEVICE_KIND.value, program.memory)
@@ -393,10 +395,23 @@ def main(argv: Sequence[str]) -> int:
     lines = [list(found[0]), *[[_text(value) for value in row.values()] for row in found]]
     for line in lines:
       print('  '.join(f'{cell:>{len(name)}}' for cell, name in zip(line, lines[0], strict=True)))
+    left_out = sorted(set(chips) - {row['chips'] for row in found})
+    if left_out:
+      print(
+        f'\nnot on {", ".join(map(str, left_out))} chips: a batch of '
+        f'{config["training"]["batch_size"]} cannot be divided among them (--scaling=weak)'
+      )
   except InputError as error:
     print(f'error: {error}', file=sys.stderr)
     return 2
   return 0
+
+
+def _chips() -> list[int]:
+  """The numbers of chips that are asked for."""
+  if CHIPS.value is not None:
+    return [int(text) for text in CHIPS.value]
+  return sorted({1, len(jax.devices())}) if DEVICE_KIND.value == HERE else list(CHIPS_ELSEWHERE)
 
 
 def _text(value) -> str:

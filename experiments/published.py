@@ -57,7 +57,11 @@ _BURDA = {
   'iwae_5': (85.54, 22),
   'iwae_50': (84.78, 25),
 }
-_BOUND = 'ours is a bound, of a diffusion model with 14,400 training steps in batches of 32'
+_TRAINING = mnist_diffusion_hour.get_config().training
+_BOUND = (
+  f'ours is a bound, of a diffusion model with {_TRAINING.num_steps:,} training steps in batches '
+  f'of {_TRAINING.batch_size}'
+)
 # Bits per dimension of MNIST with 8 bits.
 _MNIST = (
   (
@@ -95,9 +99,10 @@ NUMBERS = (
       nll,
       active_units,
       f'burda_{name}',
-      f'{burda.PASSES} passes in batches of 100 with cosine decay from 2e-3, not 3,280 in batches '
-      'of 20 with eight learning rates from 1e-3 down; Adam with eps 1e-8, not 1e-4; an average of '
-      'the parameters over the last 1,000 steps; the encoder sees pictures less their mean',
+      f'{burda.PASSES[name.partition("_")[0]]} passes in batches of 100 with cosine decay from '
+      '2e-3, not 3,280 in batches of 20 with eight learning rates from 1e-3 down; Adam with eps '
+      '1e-8, not 1e-4; an average of the parameters over the last 1,000 steps; the encoder sees '
+      'pictures less their mean',
     )
     for name, (nll, active_units) in _BURDA.items()
   ),
@@ -248,7 +253,12 @@ def tables(compared: Mapping[str, Sequence[Mapping]]) -> list[Table]:
   found = []
   if compared['numbers']:
     header = ('paper', 'model', 'published', 'ours', 'standard error', 'unit')
-    header += ('active units, published', 'active units, ours', 'computed on', 'what differs')
+    header += (
+      'active units, published',
+      'active units, ours',
+      'computed on, at commit',
+      'what differs',
+    )
     rows = [_number_in_words(entry) for entry in compared['numbers']]
     remark = 'Standard errors are over the test examples of one run.'
     found.append(Table('Numbers', header, rows, remark))
@@ -280,7 +290,7 @@ def _number_in_words(entry: Mapping) -> tuple[str, ...]:
     f'{entry["stderr"]:.2g}',
     entry['unit'],
     *('-' if number is None else f'{number:g}' for number in units),
-    entry['device'],
+    f'{entry["device"]}, {entry["commit"][:7]}',
     entry['differs'],
   )
 

@@ -9,7 +9,7 @@ from typing import NamedTuple
 from tqdm import tqdm
 
 from configs import paper as runs
-from experiments import claims, local_engine, measures, page, published, workdir
+from experiments import claims, local_engine, measures, page, published, trained, workdir
 from experiments.figures import FIGURES
 from experiments.figures import figure as figure_file
 from experiments.figures.figure import Study
@@ -74,7 +74,7 @@ def _parts(configs: Mapping[str, Mapping[str, dict]]) -> Iterator[Part]:
   """Every figure for every data set, with what it is computed from."""
   shared = {'commit': workdir.commit(), 'versions': workdir.versions()}
   for name, module in FIGURES.items():
-    code = [Path(file.__file__).read_bytes() for file in (module, figure_file, measures)]
+    code = [Path(file.__file__).read_bytes() for file in (module, figure_file, trained, measures)]
     own = {'figure': name, 'code': hashlib.sha256(b''.join(code)).hexdigest(), **shared}
     for dataset in configs if module.RUNS else ('',):
       hashes = {run: workdir.config_hash(configs[dataset][run]) for run in module.RUNS}
@@ -166,7 +166,7 @@ def _draw(folder: Path, part: Part) -> None:
 
 
 def _commits_of_runs(folder: Path, part: Part, configs: Mapping[str, dict]) -> set[str]:
-  """At which the runs of a figure were trained, of those that are still there."""
+  """At which the runs of a figure were trained: of those that are still there."""
   paths = [workdir.named(folder, f'{part.dataset}_{run}', configs[run]) for run in part.module.RUNS]
   return {
     workdir.read_results(path)['provenance']['commit']
@@ -177,21 +177,21 @@ def _commits_of_runs(folder: Path, part: Part, configs: Mapping[str, dict]) -> s
 
 def _judge(folder: Path, parts: Sequence[Part], configs: Mapping[str, Mapping[str, dict]]) -> None:
   """Writes the claims, the comparison with what is published, and the page."""
-  arrays, commits = {}, set()
+  arrays, found = {}, {'figures': set(), 'runs': set()}
   for part in parts:
     own, provenance = figure_file.load(_file(folder, part, '.npz'))
     arrays.setdefault(part.name, {})[part.dataset] = own
-    commits.add(provenance['commit'])
-    commits |= _commits_of_runs(folder / 'runs', part, configs.get(part.dataset, {}))
+    found['figures'].add(provenance['commit'])
+    found['runs'] |= _commits_of_runs(folder / 'runs', part, configs.get(part.dataset, {}))
+  commits = {kind: sorted(own) for kind, own in found.items()}
   judged, compared = claims.judge(arrays), published.compare(folder / 'runs', arrays)
-  commits |= {entry['commit'] for entry in compared['numbers']}
   words = {
     'claims.md': claims.markdown(judged),
     'results.md': published.markdown(compared),
-    'index.html': page.html(parts, judged, compared, sorted(commits)),
+    'index.html': page.html(parts, judged, compared, commits),
   }
   paper = folder / 'paper'
-  reporting.write_json(paper / 'claims.json', {'commits': sorted(commits), 'claims': judged})
+  reporting.write_json(paper / 'claims.json', {'commits': commits, 'claims': judged})
   reporting.write_json(paper / 'results.json', compared)
   for name, text in words.items():
     with reporting.replacing(paper / name) as temporary:

@@ -15,86 +15,19 @@ import functools
 import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
-from experiments import measures, workdir
-from experiments.build import build
-from experiments.tools import EVALUATE, SAMPLE, Tools
-from vaediff import data, parallel, reporting, training
-from vaediff.checkpoints import Checkpoints
+from experiments import measures, trained, workdir
+from vaediff import data, parallel, reporting
 from vaediff.errors import InputError
 from vaediff.evaluation import quality
-from vaediff.methods.base import Variables
 
 # What a .npz says of itself, as JSON in an array.
 PROVENANCE = 'provenance'
 # Of each seed, wherever samples are compared with data.
 NUM_SAMPLES = 1_000
-
-
-class Run(NamedTuple):
-  """A finished run: its functions, and what it has learned, of all seeds, on the devices."""
-
-  folder: Path
-  tools: Tools
-  state: training.TrainState
-  variables: Variables
-
-  def changed(self, **sections: Mapping[str, Any]) -> 'Run':
-    """The same parameters with other fields in these sections of the config."""
-    config = self.tools.config
-    config = config | {name: config[name] | fields for name, fields in sections.items()}
-    tools = Tools(build(config), config, self.folder, self.tools.devices)
-    # How samples are drawn changes nothing in what is fitted, but which codes they are drawn from.
-    is_same = set(sections) <= {'sampler'} and 'codes' not in sections['sampler']
-    variables = self.variables if is_same else tools.final_variables(self.state)
-    return Run(self.folder, tools, self.state, variables)
-
-  def draw(self) -> list[np.ndarray]:
-    """NUM_SAMPLES samples of each seed."""
-    return self.tools.draw(self.variables, NUM_SAMPLES)
-
-  def sample_by(self, f: Callable) -> list:
-    """f(variables, keys [N], label [N]) -> tree of [N, ...], for NUM_SAMPLES keys of each seed."""
-    return self.tools.in_batches(f)(
-      self.variables, self.tools.key(SAMPLE), self.tools.labels(NUM_SAMPLES)
-    )
-
-  def over(self, split: data.Split, f: Callable) -> list:
-    """f(variables, keys, batch) -> tree of [N, ...] over a split, for each seed."""
-    return self.tools.over_split(f)(self.variables, self.tools.key(EVALUATE), split)
-
-  def over_test(self, f: Callable) -> list:
-    """The same over the evaluation split."""
-    return self.over(self.tools.experiment.dataset.evaluation, f)
-
-  def code_means(self) -> list[np.ndarray]:
-    """The means of q(z | x) over the evaluation split, [N, D] for each seed."""
-    code = self.tools.method.code
-    return self.over_test(lambda v, keys, batch: code.latent.mean(code.posterior(v, batch.x)))
-
-  def scores(self) -> dict[str, np.ndarray]:
-    """What is measured of the evaluation split, {name: [S]}."""
-    return _stack(measures.scores(self.tools, self.variables))
-
-  def metric(self, name: str) -> np.ndarray:
-    """What results.json has by this name, [S]."""
-    entries = json.loads((self.folder / 'results.json').read_text())['seeds']
-    return np.array([entry['metrics'][name]['value'] for entry in entries])
-
-  def curves(self, names: Sequence[str]) -> dict[str, np.ndarray]:
-    """Metrics of the evaluation split along training: {'step': [E], name: [S, E]}."""
-    split = self.tools.experiment.dataset.evaluation.name
-    lines = map(json.loads, (self.folder / 'metrics.jsonl').read_text().splitlines())
-    found = {(line['seed'], line['step']): line for line in lines if line['split'] == split}
-    steps = sorted({step for _, step in found})
-    return {'step': np.array(steps)} | {
-      name: np.array([[found[seed, step][name] for step in steps] for seed in self.tools.seeds])
-      for name in names
-    }
 
 
 class Study:
@@ -115,22 +48,18 @@ class Study:
     self._devices = devices or parallel.all_devices()
     self._runs = {}
 
-  def run(self, name: str) -> Run:
+  def run(self, name: str) -> trained.Run:
     """A run by its name. Raises InputError where it is not finished."""
     if name not in self._runs:
       self._runs[name] = self._load(name)
     return self._runs[name]
 
-  def _load(self, name: str) -> Run:
+  def _load(self, name: str) -> trained.Run:
     config = self._configs[name]
     folder = self._run_folder(name)
     if not workdir.is_finished(folder, config, ('results.json',)):
       raise InputError(f'{folder} does not hold the finished run that a figure is computed from')
-    tools = Tools(build(config), config, folder, self._devices)
-    with Checkpoints(folder / 'checkpoints', read_only=True) as checkpoints:
-      _, state = checkpoints.restore_newest(tools.initial_state())
-    state = parallel.replicate(state, tools.devices)
-    return Run(folder, tools, state, tools.final_variables(state))
+    return trained.load(folder, config, self._devices)
 
   def _run_folder(self, name: str) -> Path:
     return workdir.named(self._folder, f'{self.dataset}_{name}', self._configs[name])
@@ -198,10 +127,6 @@ class Study:
     """The sharpness of samples, that of real pictures being 1, [S]."""
     half, _ = self._halves
     return np.array([quality.sharpness(self.train.x[half], x).value for x in of_seeds])
-
-
-def _stack(of_seeds: Sequence[dict[str, dict]]) -> dict[str, np.ndarray]:
-  return {name: np.array([m[name]['value'] for m in of_seeds]) for name in of_seeds[0]}
 
 
 def save(path: Path, arrays: Mapping[str, np.ndarray], provenance: Mapping) -> None:

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from experiments.figures import style
+from experiments.figures import figure, style
 from experiments.figures.figure import Study
 
 TITLE = 'Samplers'
@@ -33,7 +33,9 @@ def compute(study: Study) -> dict[str, np.ndarray]:
     arrays[f'frechet_{label}'] = np.stack(
       [
         study.frechet_distances(
-          study.run('diffusion').changed(sampler=fields | {'num_steps': num}).draw()
+          study.run('diffusion')
+          .changed(sampler=fields | {'num_steps': num})
+          .draw(figure.NUM_SAMPLES)
         )
         for num in steps
       ],

@@ -7,7 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.figures import style
-from experiments.figures.figure import Run, Study
+from experiments.figures.figure import Study
+from experiments.trained import Run
 from vaediff import forward_process, gaussian, schedules
 from vaediff.analytic import Mixture, expected_reverse_step_kl
 

@@ -1,5 +1,5 @@
 #!/bin/bash
-# One run on four nodes of eight GPUs, one process for each node:
+# One run on four nodes of eight GPUs, one process for each GPU, as JAX has it under SLURM:
 #
 #   sbatch scripts/pods/slurm.sh --config=configs/mnist_diffusion.py --workdir=/shared/mnist_diffusion
 #
@@ -7,9 +7,9 @@
 # all processes save after the same step, and the job, queued again, goes on from there.
 #SBATCH --job-name=vaediff
 #SBATCH --nodes=4
-#SBATCH --ntasks-per-node=1
+#SBATCH --ntasks-per-node=8
 #SBATCH --gpus-per-node=8
-#SBATCH --cpus-per-task=32
+#SBATCH --cpus-per-task=4
 #SBATCH --time=12:00:00
 #SBATCH --signal=TERM@120
 #SBATCH --requeue

@@ -74,7 +74,7 @@ def test_a_paper_is_brought_into_the_documentation(paper, tmp_path):
 def test_a_claim_that_the_lecture_lacks_is_named():
   entry = {'claim': 'What nobody has said.', 'effect': '', 'evidence': [], 'verdict': ''}
   with pytest.raises(InputError, match=r'0 lines that begin with .*What nobody has said'):
-    gallery.tell(TEXT, {'commits': [], 'claims': [entry]})
+    gallery.tell(TEXT, {'commits': {'figures': [], 'runs': []}, 'claims': [entry]})
 
 
 def test_a_folder_without_a_paper_is_refused(refuse, tmp_path):

@@ -29,6 +29,7 @@ NUMBER = {
   'published_active_units': 19,
   'active_units': 18.0,
   'device': '1 cpu',
+  'commit': '0123456789',
   'differs': 'this & that',
 }
 ORDER = {
@@ -40,7 +41,8 @@ ORDER = {
   'verdict': 'supported',
   'differs': 'all',
 }
-TEXT = page.html(PARTS, JUDGED, {'numbers': [NUMBER], 'orders': [ORDER]}, ['abc', 'def-dirty'])
+COMMITS = {'figures': ['abc'], 'runs': ['abc', 'def-dirty']}
+TEXT = page.html(PARTS, JUDGED, {'numbers': [NUMBER], 'orders': [ORDER]}, COMMITS)
 
 
 def test_everything_is_on_the_page():
@@ -49,7 +51,8 @@ def test_everything_is_on_the_page():
     assert f'href="{part.stem}.npz"' in TEXT
   assert 'src="f13_trajectories.gif"' in TEXT
   assert 'src="f12_samplers_digits.gif"' not in TEXT
-  for words in ('KL(q | p) &lt; 1.', '87.12', '2.5', 'this &amp; that', 'abc and def-dirty'):
+  commits = 'at commit abc, of runs at commit abc and def-dirty', '1 cpu, 0123456'
+  for words in ('KL(q | p) &lt; 1.', '87.12', '2.5', 'this &amp; that', *commits):
     assert words in TEXT
 
 

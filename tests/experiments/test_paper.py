@@ -60,7 +60,7 @@ def test_one_command_makes_all(publish):
     assert f'id="{stem}"' in text
   judged = json.loads((publish.folder / 'paper' / 'claims.json').read_text())
   assert [entry['claim'] for entry in judged['claims']] == [c.says for c in claims.CLAIMS]
-  assert f'at commit {" and ".join(judged["commits"])}.' in text
+  assert f'at commit {claims.computed_at(judged["commits"])}.' in text
 
 
 def test_a_second_time_makes_nothing_but_the_same_words(publish):

@@ -108,3 +108,10 @@ def test_wrong_input_is_refused(config):
     plan.estimate(config, 'h100', 7)
   with pytest.raises(InputError, match='8 devices are here'):
     plan.estimate(config, 'here', 16)
+
+
+def test_chips_among_which_the_batch_cannot_be_divided_are_named(capsys):
+  arguments = ['--config=configs/digits_vae.py:tiny', '--device_kind=tpu_v4', '--chips=1,7,8']
+  assert plan.main(['plan', *arguments]) == 0
+  *_, last = capsys.readouterr().out.splitlines()
+  assert last.startswith('not on 7 chips: a batch of 32 cannot be divided')
