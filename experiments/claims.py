@@ -231,14 +231,14 @@ CLAIMS = (
   Claim(
     '2.1',
     'The reason is that we do not know the distribution of the codes.',
-    'share of that difference which goes where the distribution is fitted to the codes, less 0.5',
+    'share of that difference which vanishes where the distribution is fitted to the codes, less 0.5',
     'f01_autoencoder',
     _unknown_codes,
   ),
   Claim(
     '2.2',
     'After many steps of noise the picture looks Gaussian.',
-    '1% of the negative bound, less its part KL(q(x_T | x_0) | N(0, I)), nats',
+    '(1% of the negative bound) less (its part KL(q(x_T | x_0) | N(0, I))), nats',
     'f10_bound_terms',
     lambda a: _one(0.01 * a['nll_bound_fixed_small'] - a['prior_kl']),
   ),

@@ -3,8 +3,9 @@
   python -m experiments.paper --workdir=W [--quick] [--resources=cpus=2] [--workers=N]
 
 Trains what the figures are computed from (W/runs, five seeds of each run of configs/paper.py but
-the classifier), on digits and MNIST; with --quick on digits alone, diffusion and the chain with
-fewer steps, in half an hour on two CPU cores. Then W/paper gets
+the classifier), on digits and MNIST, and the models whose published numbers stand beside ours; with
+--quick only the former, on digits, diffusion and the chain with fewer steps, in half an hour on two
+CPU cores. Then W/paper gets
 
   NAME_DATASET.npz, .pdf, .png    the numbers of each figure, and the figure (NAME alone where it
                                   is of mathematics); trajectories as .gif too

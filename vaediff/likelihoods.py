@@ -142,8 +142,10 @@ def level_mean(x_t, log_prior, signal_scale, noise_scale):
   logits = level_logits(x_t, log_prior, signal_scale, noise_scale)
   levels = center(jnp.arange(logits.shape[-1]), logits.shape[-1])
   weights = jnp.exp(logits - jax.lax.stop_gradient(jnp.max(logits, axis=-1, keepdims=True)))
-  # Both sums of the quotient as one product of matrices, three times as fast on CPU.
-  sums = weights @ jnp.stack([levels, jnp.ones_like(levels)], axis=-1)
+  # Both sums of the quotient as one product of matrices, three times as fast on CPU. In float32
+  # whatever the device: at small noise the bound multiplies the error of the mean by SNR / 2.
+  values = jnp.stack([levels, jnp.ones_like(levels)], axis=-1)
+  sums = jnp.matmul(weights, values, precision=jax.lax.Precision.HIGHEST)
   return sums[..., 0] / sums[..., 1]
 
 

@@ -66,7 +66,7 @@ def transport(
 
   keys: [B], read by 'hutchinson' alone. x: [B, ...]. log_snr_first, log_snr_last: finite scalars;
   exchanged, the way back.
-  divergence: 'exact', D forward-mode derivatives for x of D dimensions, or 'hutchinson', the
+  divergence: 'exact', D reverse-mode derivatives for x of D dimensions, or 'hutchinson', the
     unbiased estimate from num_probes of them (Grathwohl et al. 2019), along directions of
     independent signs which each example keeps all the way.
 

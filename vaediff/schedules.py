@@ -99,7 +99,9 @@ def learned(T: int, first: float = 13.3, last: float = -5.0, num_units: int = 16
     u = jnp.linspace(0.0, 1.0, T)
     slopes = jax.nn.softplus(params['slopes'])
     units = jax.nn.sigmoid(slopes * (u[:, None] - params['centers']))
-    height = jax.nn.softplus(params['line']) * u + units @ jax.nn.softplus(params['weights'])
+    weights = jax.nn.softplus(params['weights'])
+    bent = jnp.matmul(units, weights, precision=jax.lax.Precision.HIGHEST)
+    height = jax.nn.softplus(params['line']) * u + bent
     share = (height - height[0]) / (height[-1] - height[0])
     finite = params['first'] - jax.nn.softplus(params['range']) * share
     return jnp.concatenate([jnp.full(1, jnp.inf), finite])

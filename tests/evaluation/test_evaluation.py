@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from vaediff import data, parallel
+from vaediff import data, gaussian, parallel
 from vaediff.evaluation import likelihood, samples, split
 from vaediff.methods.base import Variables
 
@@ -63,7 +63,7 @@ def test_the_noise_of_observing_is_not_that_of_the_method():
   assert np.mean(evaluate(8, 2, difference, observe) != 0) > 0.8
 
 
-@pytest.mark.parametrize('value', [jnp.nan, jnp.inf])
+@pytest.mark.parametrize('value', [jnp.nan, jnp.inf, -jnp.inf])
 def test_what_is_not_finite_is_named_and_stops(value):
   def broken(variables, keys, batch):
     x = batch.x.astype(jnp.float32)
@@ -74,8 +74,10 @@ def test_what_is_not_finite_is_named_and_stops(value):
 
 
 def test_the_log_variance_of_a_point_passes():
-  terms = evaluate(8, 2, lambda variables, keys, batch: jnp.full(batch.index.shape, -jnp.inf))
-  np.testing.assert_array_equal(terms, np.full(N, -np.inf))
+  def point(variables, keys, batch):
+    return gaussian.Normal(jnp.zeros(batch.index.shape), jnp.full(batch.index.shape, -jnp.inf))
+
+  np.testing.assert_array_equal(evaluate(8, 2, point).log_var, np.full(N, -np.inf))
 
 
 def test_summary_of_a_bound_has_mean_standard_error_and_unit():
