@@ -231,7 +231,7 @@ CLAIMS = (
   Claim(
     '2.1',
     'The reason is that we do not know the distribution of the codes.',
-    'share of that difference which vanishes where the distribution is fitted to the codes, less 0.5',
+    'share of that difference which vanishes where a distribution is fitted to the codes, less 0.5',
     'f01_autoencoder',
     _unknown_codes,
   ),

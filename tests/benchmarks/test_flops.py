@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from benchmarks import flops
+from vaediff.networks import layers
 
 X, W = np.ones((5, 7), np.float32), np.ones((7, 3), np.float32)
 DENSE = 2 * 5 * 7 * 3
@@ -53,6 +54,15 @@ def test_products_are_counted(f, num_products):
 def test_convolutions_are_counted():
   x, kernel = np.ones((2, 8, 6, 3), np.float32), np.ones((3, 5, 3, 4), np.float32)
   assert flops.of_jax(convolve, x, kernel) == 2 * (2 * 4 * 6 * 4) * (3 * 5 * 3)
+
+
+def test_our_convolution_is_counted_with_its_gradients():
+  """On CPU the gradients are convolutions of its own, of as many operations each."""
+  x, kernel = np.ones((2, 8, 6, 3), np.float32), np.ones((3, 5, 3, 4), np.float32)
+  forward = 2 * (2 * 8 * 6 * 4) * (3 * 5 * 3)
+  assert flops.of_jax(layers.conv, x, kernel) == forward
+  gradient = jax.grad(lambda x, kernel: jnp.sum(layers.conv(x, kernel) ** 2), (0, 1))
+  assert flops.of_jax(gradient, x, kernel) == 3 * forward
 
 
 def test_a_loop_of_unknown_length_is_refused():

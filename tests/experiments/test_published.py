@@ -16,7 +16,8 @@ def test_a_number_is_that_of_its_run(tmp_path):
   assert (entry['published'], entry['ours'], entry['stderr']) == (86.76, 87.125, 0.25)
   text = published.markdown(compared)
   assert (
-    '| VAE, k = 1, one stochastic layer | 86.76 | 87.12 | 0.25 | nats | 19 | 18 | a GPU |' in text
+    '| VAE, k = 1, one stochastic layer | 86.76 | 87.12 | 0.25 | nats | 19 | 18 | a GPU, abc | 500 '
+    in text
   )
 
 

@@ -38,7 +38,7 @@ def test_it_draws_the_samples_of_the_run(run, folder):
 
 def test_it_has_the_numbers_of_the_run(run):
   scores = run.scores()
-  assert scores.keys() == {'nll_bound', 'bits_per_dim'}
+  assert {'nll_bound', 'bits_per_dim', 'kl', 'reconstruction'} == scores.keys()
   for name, values in scores.items():
     np.testing.assert_array_equal(values, run.metric(name))
   assert len(scores['nll_bound']) == len(run.tools.seeds)
