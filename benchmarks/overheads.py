@@ -2,7 +2,7 @@
 
 The bare loop dispatches the same steps, does nothing with what they return, and has no check of
 finite steps. A run checks every step, reads the metrics, writes `metrics.jsonl` and TensorBoard,
-moves the progress bar, and saves a checkpoint about every ten seconds. Neither counts compiling.
+moves the progress bar, and saves a checkpoint every 2,500 steps. Neither counts compiling.
 The second table says how long the loop waits for a save, and how long the writing goes on after it.
 """
 
