@@ -71,18 +71,22 @@ def pictures(batch_size: int) -> torch.Tensor:
   return torch.randn(batch_size, 1, 28, 28)
 
 
-def unet_training(model: torch.nn.Module, batch_size: int) -> Callable:
-  """A function that does one step of Adam on the simple loss (Ho et al. 2020)."""
+def unet_training(model: torch.nn.Module, batch_size: int, num_parts: int = 1) -> Callable:
+  """A function that does one step of Adam on the simple loss (Ho et al. 2020).
+
+  num_parts: of the batch, whose gradients are added up.
+  """
   scheduler = diffusers.DDPMScheduler()
   optimizer = torch.optim.Adam(model.parameters(), LEARNING_RATE, fused=True)
   x_0 = pictures(batch_size)
 
   def train():
     eps, t = torch.randn_like(x_0), torch.randint(0, 1000, (batch_size,))
-    predicted = model(scheduler.add_noise(x_0, eps, t), t).sample
-    loss = torch.nn.functional.mse_loss(predicted, eps)
+    x_t = scheduler.add_noise(x_0, eps, t)
     optimizer.zero_grad()
-    loss.backward()
+    for part in torch.arange(batch_size).chunk(num_parts):
+      loss = torch.nn.functional.mse_loss(model(x_t[part], t[part]).sample, eps[part])
+      (loss / num_parts).backward()
     optimizer.step()
 
   return train

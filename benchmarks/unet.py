@@ -4,8 +4,12 @@ Both have residual blocks at three (diffusers) or two (ours, on patches of 2 x 2
 attention in the lowest; their parameters and operations are equal within 5%, see the fourth table.
 Training is the simple loss with Adam: ours in the project's own loop, which also takes its batches
 from data, averages the parameters, records metrics and checks each step; diffusers' on one batch.
+Both also add up the gradient in two parts (`training.gradient_accumulation`): arrays that are half
+as large are more often found in a cache.
 Sampling is ancestral, in the loop of each, with as many calls of the network as the table says.
 """
+
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -25,6 +29,7 @@ PEER_WIDTHS = (32, 64, 128)
 OUR_WIDTHS, OUR_BLOCKS = (96, 48), 3
 # Of one dispatch, and of one chain.
 NUM_TRAINING_STEPS, NUM_SAMPLING_STEPS = 4, 10
+NUM_PARTS = 2
 
 
 def run(num_turns: int) -> dict[str, list[dict]]:
@@ -36,37 +41,30 @@ def run(num_turns: int) -> dict[str, list[dict]]:
   devices = jax.devices()
   forward = parallel.pmap(network.apply, devices)
   arguments = parallel.replicate(params, devices), *parallel.shard(inputs(BATCH_SIZE), devices)
-  tables = {}
-  for title, ours, peer, num_calls, costs in (
-    (
-      'Training',
-      our_training(method, num_turns),
-      peers.unet_training(model, BATCH_SIZE),
-      NUM_TRAINING_STEPS,
-      (our_training_flops(network, params), peer_training_flops(model)),
-    ),
-    (
-      'Forward',
-      lambda: forward(*arguments),
-      peers.unet_forward(model, BATCH_SIZE),
-      1,
-      (our_cost, peer_cost),
-    ),
-    (
-      f'Sampling, {NUM_SAMPLING_STEPS} calls',
-      our_sampling(method, params),
+  our_step_cost, peer_step_cost = our_training_flops(network, params), peer_training_flops(model)
+  works = {}
+  for num_parts, in_parts in ((1, ''), (NUM_PARTS, f' in {NUM_PARTS} parts')):
+    ours = our_training(method, num_turns, num_parts)
+    works[f'ours{in_parts}'] = _work(ours, our_step_cost, NUM_TRAINING_STEPS)
+    peer = peers.unet_training(model, BATCH_SIZE, num_parts)
+    works[f'diffusers{in_parts}'] = _work(peer, peer_step_cost)
+  own_names = [name for name in works if name.startswith('ours')]
+  tables = {'Training': timing.compare(works, num_turns, 'pictures', own_names)}
+  works = {
+    'ours': _work(lambda: forward(*arguments), our_cost),
+    'diffusers': _work(peers.unet_forward(model, BATCH_SIZE), peer_cost),
+  }
+  tables['Forward'] = timing.compare(works, num_turns, 'pictures', ['ours'])
+  works = {
+    'ours': _work(our_sampling(method, params), NUM_SAMPLING_STEPS * our_cost),
+    'diffusers': _work(
       peers.ancestral_sampling(model, BATCH_SIZE, NUM_SAMPLING_STEPS),
-      1,
-      (NUM_SAMPLING_STEPS * our_cost, NUM_SAMPLING_STEPS * peer_cost),
+      NUM_SAMPLING_STEPS * peer_cost,
     ),
-  ):
-    works = {
-      name: timing.Work(call, num * BATCH_SIZE, num * cost * BATCH_SIZE)
-      for name, call, num, cost in zip(
-        ('ours', 'diffusers'), (ours, peer), (num_calls, 1), costs, strict=True
-      )
-    }
-    tables[title] = timing.compare(works, num_turns, 'pictures', ['ours'])
+  }
+  tables[f'Sampling, {NUM_SAMPLING_STEPS} calls'] = timing.compare(
+    works, num_turns, 'pictures', ['ours']
+  )
   num_ours = sum(leaf.size for leaf in jax.tree.leaves(params))
   num_peer = sum(leaf.numel() for leaf in model.parameters())
   tables['Cost'] = [
@@ -79,6 +77,11 @@ def run(num_turns: int) -> dict[str, list[dict]]:
     },
   ]
   return tables
+
+
+def _work(call: Callable, cost: float, num_steps: int = 1) -> timing.Work:
+  """cost: operations for one picture. num_steps: of a call, on BATCH_SIZE pictures each."""
+  return timing.Work(call, num_steps * BATCH_SIZE, num_steps * BATCH_SIZE * cost)
 
 
 def our_network(widths: tuple[int, ...], num_blocks: int) -> Network:
@@ -121,15 +124,17 @@ def peer_training_flops(model) -> float:
   return flops.of_torch(peers.unet_training(model, BATCH_SIZE)) / BATCH_SIZE
 
 
-def our_training(method: Method, num_turns: int):
-  """A function that does one dispatch of the real training loop."""
+def our_training(method: Method, num_turns: int, num_parts: int):
+  """A function that does one dispatch of the real training loop, with that many microbatches."""
   devices = jax.devices()
   x = np.random.default_rng(0).integers(0, 256, (4 * BATCH_SIZE, *SHAPE)).astype(np.uint8)
   split = data.Split('train', x, np.full(len(x), -1, np.int32))
   optimizer = optax.adam(peers.LEARNING_RATE)
   batch = Batch(x[:1], split.label[:1], np.zeros(1, np.int32))
   dispatches = training.loop(
-    training.make_dispatch(method, optimizer, lambda keys, x: x, BATCH_SIZE, 0.999, devices),
+    training.make_dispatch(
+      method, optimizer, lambda keys, x: x, BATCH_SIZE, 0.999, devices, num_parts
+    ),
     parallel.replicate(training.init(jax.random.key(0), method, optimizer, batch), devices),
     jax.random.key(1),
     split,

@@ -131,37 +131,65 @@ def test_largest_divisor(n, at_most, expected):
   assert layers.largest_divisor(n, at_most) == expected
 
 
-@pytest.mark.parametrize('dtype', [jnp.float32, jnp.bfloat16])
-def test_group_norm_matches_its_definition(dtype):
-  """Statistics in float32: an offset of 100 would leave bfloat16 statistics without digits."""
-  x = (jax.random.normal(jax.random.key(0), (2, 5, 4, 12)) + 100).astype(dtype)
-  y, _ = jax.jit(layers.GroupNorm(dtype).init_with_output)(jax.random.key(1), x)
-  groups = np.asarray(x, np.float64).reshape(2, 20, 3, 4)
+def plain_group_norm(x, gain, shift, activation):
+  """By its definition, in groups of four channels."""
+  groups = x.reshape(len(x), -1, x.shape[-1] // 4, 4)
   mean, var = groups.mean((1, 3), keepdims=True), groups.var((1, 3), keepdims=True)
-  expected = ((groups - mean) / np.sqrt(var + 1e-5)).reshape(x.shape)
-  tolerance = {jnp.float32: 5e-3, jnp.bfloat16: 0.05}[dtype]
-  np.testing.assert_allclose(np.asarray(y, np.float64), expected, atol=tolerance)
+  normalized = ((groups - mean) / jnp.sqrt(var + 1e-5)).reshape(x.shape)
+  y = gain[:, None, None] * normalized + shift[:, None, None]
+  return y * jax.nn.sigmoid(y) if activation else y
 
 
-def test_the_gradient_of_group_norm_is_that_of_its_definition():
-  """With scale and bias that are not those of the start; against float64."""
-  x, weights = jax.random.normal(jax.random.key(0), (2, 2, 5, 4, 12)) + 0.5
-  params = {'scale': jnp.linspace(0.5, 2, 12), 'bias': jnp.linspace(-1, 1, 12)}
-  module = layers.GroupNorm()
+@pytest.mark.parametrize('activation', [None, 'silu'])
+@pytest.mark.parametrize('dtype', [jnp.float32, jnp.bfloat16])
+def test_group_norm_matches_its_definition(dtype, activation):
+  """Statistics in float32: an offset of 100 would leave bfloat16 statistics without digits."""
+  x_key, *keys = jax.random.split(jax.random.key(0), 3)
+  x = (jax.random.normal(x_key, (2, 5, 4, 12)) + 100).astype(dtype)
+  gain, shift = (jax.random.normal(key, (2, 12)) for key in keys)
+  y = jax.jit(layers.group_norm, static_argnums=(3, 4))(x, gain, shift, 3, activation)
+  assert y.dtype == dtype
+  with jax.enable_x64(True):
+    exact = plain_group_norm(*(jnp.asarray(a, jnp.float64) for a in (x, gain, shift)), activation)
+  tolerance = {jnp.float32: 1e-4, jnp.bfloat16: 0.05}[dtype]
+  np.testing.assert_allclose(np.asarray(y, np.float64), exact, atol=tolerance)
 
-  def plain(params, x):
-    groups = x.reshape(2, 20, 3, 4)
-    mean, var = groups.mean((1, 3), keepdims=True), groups.var((1, 3), keepdims=True)
-    y = ((groups - mean) / jnp.sqrt(var + 1e-5)).reshape(x.shape)
-    return y * params['scale'] + params['bias']
+
+@pytest.mark.parametrize('activation', [None, 'silu'])
+def test_the_gradient_of_group_norm_is_that_of_its_definition(activation):
+  """Against float64; and where x is constant it is finite."""
+  x_key, weight_key, *keys = jax.random.split(jax.random.key(0), 4)
+  x = jax.random.normal(x_key, (2, 5, 4, 12)) + 0.5
+  weights = jax.random.normal(weight_key, x.shape)
+  gain, shift = (jax.random.normal(key, (2, 12)) for key in keys)
 
   def gradient(f, *args):
-    return jax.jit(jax.grad(lambda *args: jnp.sum(jnp.square(f(*args)) * weights), (0, 1)))(*args)
+    return jax.jit(jax.grad(lambda *args: jnp.sum(jnp.square(f(*args)) * weights), (0, 1, 2)))(
+      *args
+    )
 
-  ours = gradient(lambda params, x: module.apply({'params': params}, x), params, x)
+  ours = gradient(lambda *args: layers.group_norm(*args, 3, activation), x, gain, shift)
   with jax.enable_x64(True):
-    exact = gradient(plain, *jax.tree.map(lambda a: jnp.asarray(a, jnp.float64), (params, x)))
+    exact = gradient(
+      lambda *args: plain_group_norm(*args, activation),
+      *(jnp.asarray(a, jnp.float64) for a in (x, gain, shift)),
+    )
   jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-3), ours, exact)
+  of_constant = gradient(
+    lambda *args: layers.group_norm(*args, 3, activation), jnp.ones_like(x), gain, shift
+  )
+  assert all(jnp.isfinite(leaf).all() for leaf in of_constant)
+
+
+def test_a_modulated_group_norm_scales_and_shifts_behind_its_own():
+  """The module's parameters and those of each example, one after the other."""
+  x = jax.random.normal(jax.random.key(0), (2, 5, 4, 12))
+  scale, shift = jax.random.normal(jax.random.key(1), (2, 2, 12))
+  params = {'scale': jnp.linspace(0.5, 2, 12), 'bias': jnp.linspace(-1, 1, 12)}
+  y = layers.GroupNorm().apply({'params': params}, x)
+  modulated = layers.GroupNorm('silu').apply({'params': params}, x, scale, shift)
+  expected = jax.nn.silu(y * (1 + scale[:, None, None]) + shift[:, None, None])
+  np.testing.assert_allclose(modulated, expected, atol=1e-5)
 
 
 def test_self_attention_is_the_textbook_formula():

@@ -78,7 +78,7 @@ class _Encoder(nn.Module):
       h = nn.Dense(width, dtype=self.dtype)(space_to_depth(h, 2))
       for _ in range(self.num_blocks):
         h = ResidualBlock(width, dtype=self.dtype)(h)
-    h = nn.silu(GroupNorm(self.dtype)(h))
+    h = GroupNorm('silu')(h)
     h = nn.Dense(self.num_outputs, dtype=self.dtype)(h.reshape(x.shape[0], -1))
     return h.astype(jnp.float32)
 
@@ -101,5 +101,5 @@ class _Decoder(nn.Module):
       for _ in range(self.num_blocks):
         h = ResidualBlock(level_width, dtype=self.dtype)(h)
     # The last convolution looks beyond its own 2 x 2 patch, so that patches join without seams.
-    h = Conv(4 * channels, dtype=self.dtype)(nn.silu(GroupNorm(self.dtype)(h)))
+    h = Conv(4 * channels, dtype=self.dtype)(GroupNorm('silu')(h))
     return depth_to_space(h, 2)[:, :height, :width].astype(jnp.float32)

@@ -211,33 +211,99 @@ def largest_divisor(n: int, at_most: int) -> int:
   return next(d for d in range(max(min(at_most, n), 1), 0, -1) if n % d == 0)
 
 
-class GroupNorm(nn.Module):
-  """Group normalisation (Wu & He 2018): at most 32 groups, at least 4 channels in each.
+def group_norm(x, gain, shift, num_groups: int, activation: str | None = None):
+  """activation(gain * n + shift), n the group-normalised x (Wu & He 2018, eq. 1 and 2, eps 1e-5).
 
-  x: [B, ..., C]. The sums over positions come first, channel by channel, where memory is
-  contiguous; those over the channels of a group are then of [B, C] numbers only.
+  x: [B, ..., C]. gain, shift: [B, C], of each example its own. num_groups divides C. activation:
+  'silu' or None. Statistics, and what is between them and the result, are float32, whatever the
+  type of x, which the result has too.
+
+  Its gradient, for reverse mode only, is written out: it keeps x and [B, C] numbers, and reads and
+  writes arrays of the size of x less often than the gradients of the parts would.
+  """
+  return _group_norm(x, gain, shift, num_groups, activation)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4))
+def _group_norm(x, gain, shift, num_groups, activation):
+  return _group_norm_forward(x, gain, shift, num_groups, activation)[0]
+
+
+def _group_norm_forward(x, gain, shift, num_groups, activation):
+  x_32 = x.astype(jnp.float32)
+  num = math.prod(x.shape[1:-1])
+  mean = _group_mean(_sum_positions(x_32) / num, num_groups)
+  squares = _sum_positions(jnp.square(x_32 - _over(mean, x)))
+  rate = jax.lax.rsqrt(_group_mean(squares / num, num_groups) + 1e-5)
+  slope = gain * rate
+  u = x_32 * _over(slope, x) + _over(shift - slope * mean, x)
+  y = u * nn.sigmoid(u) if activation else u
+  return y.astype(x.dtype), (x, gain, shift, mean, rate)
+
+
+def _group_norm_backward(num_groups, activation, saved, y_bar):
+  """With n = (x - m) r and u = gain n + shift: by the sums over positions of u_bar and u_bar x, in
+  each channel, there are those of u_bar and u_bar n, and all gradients."""
+  x, gain, shift, mean, rate = saved
+  x_32, u_bar = x.astype(jnp.float32), y_bar.astype(jnp.float32)
+  slope = gain * rate
+  if activation:
+    u = x_32 * _over(slope, x) + _over(shift - slope * mean, x)
+    s = nn.sigmoid(u)
+    # Computed once: without the barrier each of the three uses below would do so.
+    u_bar = jax.lax.optimization_barrier(u_bar * (s + u * (s - s * s)))
+  shift_bar = _sum_positions(u_bar)
+  gain_bar = rate * (_sum_positions(u_bar * x_32) - mean * shift_bar)
+  num = math.prod(x.shape[1:-1])
+  of_mean = _group_mean(gain * shift_bar / num, num_groups)
+  of_rate = _group_mean(gain * gain_bar / num, num_groups)
+  # r (gain u_bar - E[gain u_bar] - n E[gain u_bar n])
+  x_scale = rate * rate * of_rate
+  x_bar = (
+    u_bar * _over(slope, x) - x_32 * _over(x_scale, x) + _over(x_scale * mean - rate * of_mean, x)
+  )
+  return x_bar.astype(x.dtype), gain_bar, shift_bar
+
+
+_group_norm.defvjp(_group_norm_forward, _group_norm_backward)
+
+
+def _sum_positions(x):
+  """[B, ..., C] -> [B, C]."""
+  return jnp.sum(x, axis=tuple(range(1, x.ndim - 1)))
+
+
+def _group_mean(of_channels, num_groups):
+  """[B, C], of which each group of channels has its mean."""
+  groups = of_channels.reshape(-1, num_groups, of_channels.shape[-1] // num_groups)
+  means = jnp.broadcast_to(jnp.mean(groups, axis=-1, keepdims=True), groups.shape)
+  return means.reshape(of_channels.shape)
+
+
+def _over(of_channels, x):
+  """[B, C] -> [B, 1, ..., C], as many axes as x has."""
+  return of_channels.reshape(-1, *(1,) * (x.ndim - 2), x.shape[-1])
+
+
+class GroupNorm(nn.Module):
+  """`group_norm` with at most 32 groups, at least 4 channels in each. [B, ..., C] -> same.
+
+  scale, shift: [B, C], of each example its own: a gain of 1 + scale and a shift behind the learned
+  ones (Dhariwal & Nichol 2021, section 3, "adaptive group normalization").
   """
 
-  dtype: Any = jnp.float32
+  activation: str | None = None
 
   @nn.compact
-  def __call__(self, x):
+  def __call__(self, x, scale=None, shift=None):
     channels = x.shape[-1]
     gain = self.param('scale', nn.initializers.ones, (channels,), jnp.float32)
-    shift = self.param('bias', nn.initializers.zeros, (channels,), jnp.float32)
+    bias = self.param('bias', nn.initializers.zeros, (channels,), jnp.float32)
+    gain, bias = (jnp.broadcast_to(a, (x.shape[0], channels)) for a in (gain, bias))
+    if scale is not None:
+      gain, bias = gain * (1 + scale), bias * (1 + scale) + shift
     num_groups = largest_divisor(channels, at_most=min(32, channels // 4))
-    x = x.astype(jnp.float32)
-
-    def mean(values):
-      of_channels = jnp.mean(values, axis=tuple(range(1, x.ndim - 1)))
-      groups = of_channels.reshape(-1, num_groups, channels // num_groups)
-      means = jnp.broadcast_to(jnp.mean(groups, axis=-1, keepdims=True), groups.shape)
-      return means.reshape(-1, *(1,) * (x.ndim - 2), channels)
-
-    center = mean(x)
-    variance = jnp.maximum(mean(jnp.square(x)) - jnp.square(center), 0)
-    y = (x - center) * (gain * jax.lax.rsqrt(variance + 1e-5)) + shift
-    return y.astype(self.dtype)
+    return group_norm(x, gain, bias, num_groups, self.activation)
 
 
 class ResidualBlock(nn.Module):
@@ -252,14 +318,13 @@ class ResidualBlock(nn.Module):
 
   @nn.compact
   def __call__(self, x, embedding=None):
-    h = nn.silu(GroupNorm(self.dtype)(x))
-    h = Conv(self.width, dtype=self.dtype)(h)
-    h = GroupNorm(self.dtype)(h)
+    h = Conv(self.width, dtype=self.dtype)(GroupNorm('silu')(x))
+    modulation = ()
     if embedding is not None:
-      modulation = nn.Dense(2 * self.width, dtype=self.dtype)(embedding)
-      scale, shift = jnp.split(modulation[:, None, None, :], 2, axis=-1)
-      h = h * (1 + scale) + shift
-    h = Conv(self.width, kernel_init=nn.initializers.zeros, dtype=self.dtype)(nn.silu(h))
+      modulation = nn.Dense(2 * self.width, dtype=self.dtype)(embedding).astype(jnp.float32)
+      modulation = jnp.split(modulation, 2, axis=-1)
+    h = GroupNorm('silu')(h, *modulation)
+    h = Conv(self.width, kernel_init=nn.initializers.zeros, dtype=self.dtype)(h)
     if x.shape[-1] != self.width:
       x = nn.Dense(self.width, dtype=self.dtype)(x)
     return x + h

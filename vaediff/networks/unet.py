@@ -88,7 +88,7 @@ class _Block(nn.Module):
     if self.attention:
       num_heads = largest_divisor(self.width, at_most=self.width // 64)
       attend = SelfAttention(num_heads, output_init=nn.initializers.zeros, dtype=self.dtype)
-      h = h + attend(GroupNorm(self.dtype)(h))
+      h = h + attend(GroupNorm()(h))
     return h
 
 
@@ -135,7 +135,7 @@ class _UNet(nn.Module):
       if level > 0:
         h = depth_to_space(nn.Dense(4 * self.widths[level - 1], dtype=self.dtype)(h), 2)
 
-    h = nn.silu(GroupNorm(self.dtype)(h))
+    h = GroupNorm('silu')(h)
     num_channels = self.patch_size**2 * self.num_output_channels
     h = Conv(num_channels, kernel_init=nn.initializers.zeros, dtype=self.dtype)(h)
     h = depth_to_space(h, self.patch_size)
