@@ -16,8 +16,8 @@ Test NLL in nats (10,000 examples), the paper's in brackets, and active units:
   vae_5     86.75 +- 0.23 [86.47]    21 [20]
   iwae_5    86.35 +- 0.23 [85.54]    21 [22]
 
-Training takes about 10 minutes with one draw on two CPU cores, 20 with five, and for the IWAE 32. The
-models with 50 draws wait for an accelerator.
+Training takes about 10 minutes with one draw on two CPU cores, 20 with five, and 32 for the IWAE.
+The models with 50 draws wait for an accelerator.
 """
 
 from ml_collections import ConfigDict
