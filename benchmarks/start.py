@@ -1,9 +1,9 @@
 """From the command to the first line of `metrics.jsonl`, `configs/digits_vae.py`.
 
-That line follows the first 200 training steps. Cold: no
-compiled program is kept; warm: all are, from the run before. Digits are prepared already. PyTorch,
-which TensorBoard's writer would import, counts as not installed. The second table has the seconds
-of the imports by themselves, and the packages that take most of them, with what they import first.
+That line follows the first 200 training steps. Cold: no compiled program is kept; warm: all are,
+from the run before. Digits are prepared already. PyTorch, which TensorBoard's writer would import,
+counts as not installed. The second table has the seconds of the imports by themselves, and the
+packages that take most of them, with what they import first.
 """
 
 import os

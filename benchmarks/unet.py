@@ -5,8 +5,8 @@ attention in the lowest; their parameters and operations are equal within 5%, se
 Training is the simple loss with Adam: ours in the project's own loop, which also takes its batches
 from data, averages the parameters, records metrics and checks each step; diffusers' on one batch.
 Both also add up the gradient in two parts (`training.gradient_accumulation`): arrays that are half
-as large are more often found in a cache.
-Sampling is ancestral, in the loop of each, with as many calls of the network as the table says.
+as large are more often found in a cache. Sampling is ancestral, in the loop of each, with as many
+calls of the network as the table says.
 """
 
 from collections.abc import Callable
