@@ -166,7 +166,7 @@ def _draw(folder: Path, part: Part) -> None:
 
 
 def _commits_of_runs(folder: Path, part: Part, configs: Mapping[str, dict]) -> set[str]:
-  """At which the runs of a figure were trained: of those that are still there."""
+  """At which the runs of a figure were trained, of those that are still there."""
   paths = [workdir.named(folder, f'{part.dataset}_{run}', configs[run]) for run in part.module.RUNS]
   return {
     workdir.read_results(path)['provenance']['commit']

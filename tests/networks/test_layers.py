@@ -181,6 +181,11 @@ def test_the_gradient_of_group_norm_is_that_of_its_definition(activation):
   assert all(jnp.isfinite(leaf).all() for leaf in of_constant)
 
 
+def test_an_unknown_activation_is_refused():
+  with pytest.raises(ValueError, match="'relu'; it is 'silu' or None"):
+    layers.group_norm(jnp.ones((2, 5, 4, 12)), *jnp.ones((2, 2, 12)), 3, 'relu')
+
+
 def test_a_modulated_group_norm_scales_and_shifts_behind_its_own():
   """The module's parameters and those of each example, one after the other."""
   x = jax.random.normal(jax.random.key(0), (2, 5, 4, 12))

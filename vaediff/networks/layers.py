@@ -220,7 +220,11 @@ def group_norm(x, gain, shift, num_groups: int, activation: str | None = None):
 
   Its gradient, for reverse mode only, is written out: it keeps x and [B, C] numbers, and reads and
   writes arrays of the size of x less often than the gradients of the parts would.
+
+  Raises ValueError for an unknown activation.
   """
+  if activation not in (None, 'silu'):
+    raise ValueError(f"activation is {activation!r}; it is 'silu' or None")
   return _group_norm(x, gain, shift, num_groups, activation)
 
 
