@@ -2,48 +2,58 @@
 
 The bare loop dispatches the same steps, does nothing with what they return, and has no check of
 finite steps. A run checks every step, reads the metrics, writes `metrics.jsonl` and TensorBoard,
-moves the progress bar, and saves a checkpoint every 2,500 steps. Neither counts compiling.
-The second table says how long the loop waits for a save, and how long the writing goes on after it.
+moves the progress bar, and saves a checkpoint every 5,000 steps. Neither counts compiling.
+The two go by turns within one run, which is held after each dispatch of 500 steps, or after two
+where the first has been saved: what is still being written then slows the run itself. Each ratio is
+of the sums over the steps from one save to the next; the interval of their median is that of the
+order statistics. The second table says how long the loop waits for a save, and how long the writing
+goes on after it.
 """
 
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
+from unittest import mock
 
 import jax
+import numpy as np
+from scipy.stats import binom
 
 from benchmarks import finite_check, timing
 from configs import mnist_vae
 from experiments import stages
 from experiments.build import build
 from experiments.tools import Tools
-from vaediff import parallel, reporting
+from vaediff import parallel, training
 from vaediff.checkpoints import Checkpoints
 
-NUM_STEPS, CHECKPOINT_EVERY = 10_000, 2_500
+STEPS_PER_DISPATCH, CHECKPOINT_EVERY = 500, 5_000
 
 
 def run(num_turns: int) -> dict[str, list[dict]]:
   """Milliseconds of a step of each loop, their ratio; the seconds of a save."""
   config = mnist_vae.get_config().to_dict()
-  config['training'].update(num_steps=NUM_STEPS, checkpoint_every=CHECKPOINT_EVERY)
   config['evaluation']['every'] = 0
+  config['training'].update(
+    # One period more than is timed: the first save ends what compiles.
+    num_steps=(num_turns + 1) * CHECKPOINT_EVERY,
+    steps_per_dispatch=STEPS_PER_DISPATCH,
+    checkpoint_every=CHECKPOINT_EVERY,
+  )
   tools = Tools(build(config), config, None, jax.devices())
-  seconds = {'run': [], 'bare': []}
   with tempfile.TemporaryDirectory() as folder:
-    for turn in range(num_turns):
-      loops = [lambda turn=turn: _run(config, Path(folder) / str(turn)), lambda: _bare(tools)]
-      # The order is reversed every other turn.
-      for name, loop in list(zip(seconds, loops, strict=True))[:: 1 if turn % 2 else -1]:
-        seconds[name].append(loop())
+    seconds = _by_turns(config, tools, Path(folder) / 'run')
     waits, writes = zip(*(_save(tools, Path(folder) / f'save_{turn}') for turn in range(num_turns)))
-  ratio = timing.ratio(seconds['run'], seconds['bare'])
+  ratios = np.sort(seconds[:, 0] / seconds[:, 1])
+  below = int(binom.ppf(0.025, num_turns, 0.5))
+  step_ms = 1e3 * np.median(seconds, axis=0) / CHECKPOINT_EVERY
   loops = {
-    'run, ms of a step': 1e3 * timing.summarize(seconds['run']).median,
-    'bare, ms': 1e3 * timing.summarize(seconds['bare']).median,
-    'ratio': ratio.median,
-    'lower quartile': ratio.lower,
-    'upper quartile': ratio.upper,
+    'run, ms of a step': float(step_ms[0]),
+    'bare, ms': float(step_ms[1]),
+    'ratio': float(np.median(ratios)),
+    '95% interval': f'{ratios[max(below - 1, 0)]:.4g} to {ratios[min(-below, -1)]:.4g}',
+    'saves': num_turns,
   }
   saves = {
     'the loop waits, s': timing.summarize(waits).median,
@@ -53,23 +63,35 @@ def run(num_turns: int) -> dict[str, list[dict]]:
   return {'Loop': [loops], 'Checkpoint': [saves]}
 
 
-def _run(config: dict, workdir: Path) -> float:
-  """Seconds of a step of a run, as it measures them itself."""
-  stages.run(config, workdir, 'train')
-  return reporting.read_cost(workdir)['training_seconds'] / NUM_STEPS
-
-
-def _bare(tools: Tools) -> float:
-  """Seconds of a step, less those of the first dispatch."""
-  dispatches = tools.dispatches(parallel.replicate(tools.initial_state(), tools.devices))
+def _by_turns(config: dict, tools: Tools, workdir: Path) -> np.ndarray:
+  """Seconds from one save to the next, [turns, 2]: of the loop of a run, and of the bare loop."""
+  dispatches, seconds = Tools.dispatches, []
+  bare = tools.dispatches(parallel.replicate(tools.initial_state(), tools.devices))
   with finite_check.without_check():  # traced in the first call
-    jax.block_until_ready(next(dispatches))
-  start = time.perf_counter()
-  for done in dispatches:
-    last = done
-  jax.block_until_ready(last)
-  num_timed = NUM_STEPS - tools.config['training']['steps_per_dispatch']
-  return (time.perf_counter() - start) / num_timed
+    jax.block_until_ready(next(bare))
+
+  def held(
+    tools: Tools, state: training.TrainState, first_step: int
+  ) -> Iterator[training.Progress]:
+    start, num = time.perf_counter(), 0
+    for done in dispatches(tools, state, first_step):
+      yield done
+      num += 1
+      if done.step % CHECKPOINT_EVERY == 0:
+        continue
+      jax.block_until_ready(done.state)
+      middle = time.perf_counter()
+      for _ in range(num):
+        last = next(bare, None)
+      jax.block_until_ready(last)
+      seconds.append((middle - start, time.perf_counter() - middle))
+      start, num = time.perf_counter(), 0
+
+  with mock.patch.object(Tools, 'dispatches', held):
+    stages.run(config, workdir, 'train')
+  # A save stands in the last dispatch of a period, which goes with the first of the next one.
+  per_period = CHECKPOINT_EVERY // STEPS_PER_DISPATCH - 1
+  return np.reshape(seconds[per_period:], (-1, per_period, 2)).sum(axis=1)
 
 
 def _save(tools: Tools, folder: Path) -> tuple[float, float]:

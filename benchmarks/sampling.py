@@ -4,7 +4,7 @@ The first table times chains of 50 steps by turns, and the second one whole chai
 steps of DDPMScheduler with UNet2DModel and of ours with a U-Net of equal cost (third table). The
 fourth is the Frechet distance of 1,000 samples of `configs/digits_diffusion.py`, trained by its own
 command, to the training pictures, in the features of `configs/digits_classifier.py`, along solvers
-and calls of the network. Each solver draws four times, by the same keys as the others: the errors
+and calls of the network. Each solver draws eight times, by the same keys as the others: the errors
 are those over the keys, and the last column is a mean over them of ratios of the same key.
 """
 
@@ -22,21 +22,23 @@ from experiments import measures, trained
 from vaediff.evaluation import quality
 
 QUALITY_BATCH_SIZE = 500
-NUM_SAMPLES, NUM_KEYS = 1_000, 4
+NUM_SAMPLES, NUM_KEYS = 1_000, 8
 SHARED_BATCHES = (unet.BATCH_SIZE, QUALITY_BATCH_SIZE)
 NUM_STEPS, NUM_STEPS_OF_A_TURN = 1_000, 50
 PEER_WIDTHS, OUR_WIDTHS, OUR_BLOCKS = (16, 32, 64), (48, 24), 3
 RUNS = Path('runs/benchmarks')
-# Solver and its steps; Heun calls the network twice in all steps but the last.
+# Solver, its eta and its steps; Heun calls the network twice in all steps but the last.
 SOLVERS = (
-  ('ancestral', 1_000),
-  ('ancestral', 20),
-  ('ddim', 20),
-  ('ddim', 10),
-  ('dpm_solver_pp_2m', 20),
-  ('dpm_solver_pp_2m', 10),
-  ('heun', 10),
-  ('heun', 5),
+  ('ancestral', 0.0, 1_000),
+  ('ancestral', 0.0, 20),
+  ('ddim', 0.0, 20),
+  ('ddim', 0.0, 10),
+  ('dpm_solver_pp_2m', 0.0, 20),
+  ('dpm_solver_pp_2m', 0.0, 10),
+  ('dpm_solver_pp_2m', 1.0, 20),
+  ('dpm_solver_pp_2m', 1.0, 10),
+  ('heun', 0.0, 10),
+  ('heun', 0.0, 5),
 )
 
 
@@ -97,18 +99,18 @@ def _solvers() -> list[dict]:
   describe = measures.load_classifier(config, run.tools.devices)
   real = describe(run.tools.experiment.dataset.train.x)['features']
   rows, reference = [], None
-  for name, num_steps in SOLVERS:
+  for name, eta, num_steps in SOLVERS:
     distances = np.array(
       [
         quality.frechet_distance(real, describe(x)['features']).value
-        for x in _draws(run, name, num_steps)
+        for x in _draws(run, {'name': name, 'eta': eta, 'num_steps': num_steps})
       ]
     )
     reference = distances if reference is None else reference
     value, ratio = (quality.estimate(np.mean(v), v) for v in (distances, distances / reference))
     rows.append(
       {
-        'solver': name,
+        'solver': f'{name}, eta = {eta:g}' if eta else name,
         'calls': 2 * num_steps - 1 if name == 'heun' else num_steps,
         'Frechet distance': f'{value.value:.3f} +- {value.stderr:.3f}',
         'of that of 1,000 ancestral steps': f'{ratio.value:.3f} +- {ratio.stderr:.3f}',
@@ -117,9 +119,9 @@ def _solvers() -> list[dict]:
   return rows
 
 
-def _draws(run: trained.Run, solver: str, num_steps: int) -> Iterator[np.ndarray]:
+def _draws(run: trained.Run, sampler: dict) -> Iterator[np.ndarray]:
   """NUM_SAMPLES samples by each key, on the schedule with 1,000 levels."""
-  run = run.changed(schedule={'T': NUM_STEPS}, sampler={'name': solver, 'num_steps': num_steps})
+  run = run.changed(schedule={'T': NUM_STEPS}, sampler=sampler)
   for key in jax.random.split(jax.random.key(0), NUM_KEYS):
     (drawn,) = run.tools.sampler(run.variables, key, run.tools.labels(NUM_SAMPLES))
     yield drawn

@@ -176,6 +176,10 @@ VARIANTS: dict[str, tuple[Callable[[], ConfigDict], dict]] = {
   'diffusion_respaced': (mlp_diffusion, {'sampler': {'num_steps': 50}}),
   'diffusion_ddim': (mlp_diffusion, {'sampler': {'name': 'ddim', **SHORT}}),
   'diffusion_2m': (mlp_diffusion, {'sampler': {'name': 'dpm_solver_pp_2m', **SHORT}}),
+  'diffusion_sde_2m': (
+    mlp_diffusion,
+    {'sampler': {'name': 'dpm_solver_pp_2m', 'eta': 1.0, **SHORT}},
+  ),
   'diffusion_heun': (mlp_diffusion, {'sampler': {'name': 'heun', **SHORT}}),
 }
 

@@ -292,7 +292,8 @@ def _diffusion(config: Mapping, dataset: data.Dataset, num_levels: int):
 def _sampler_options(sampler: Mapping) -> dict:
   """What the sampler takes beside the levels. Raises InputError where it is given another's."""
   neutral = {'noise_scale': 1.0, 'eta': 0.0}
-  own = {'ancestral': 'noise_scale', 'ddim': 'eta'}.get(sampler['name'])
+  options = {'ancestral': 'noise_scale', 'ddim': 'eta', 'dpm_solver_pp_2m': 'eta'}
+  own = options.get(sampler['name'])
   for name, value in neutral.items():
     if name != own and sampler[name] != value:
       raise InputError(

@@ -537,6 +537,7 @@ def sampler_moments(num_examples: int) -> list[Row]:
     'DDIM, eta = 1': solver(sampling.ddim, 1000, eta=1.0),
     'DDIM': solver(sampling.ddim, 800),
     'DPM-Solver++(2M)': solver(sampling.dpm_solver_pp_2m, 100),
+    'DPM-Solver++(2M), eta = 1': solver(sampling.dpm_solver_pp_2m, 100, eta=1.0),
     'Heun': solver(sampling.heun, 100),
   }
   found = []

@@ -130,7 +130,8 @@ FIXED_SCHEDULES = {
 LEARNED_SCHEDULE = {'learned': {'T': integer(2, MOST_LEVELS), 'first': LOG_SNR, 'last': LOG_SNR}}
 
 EVALUATION = {'split': one_of('test', 'validation'), 'batch_size': integer(1), 'every': integer(0)}
-# num_steps = 0: all levels of the schedule. noise_scale is for ancestral sampling, eta for DDIM.
+# num_steps = 0: all levels of the schedule. noise_scale is for ancestral sampling, eta for DDIM and
+# DPM-Solver++(2M).
 SAMPLER = {
   'name': one_of(*diffusion.SAMPLERS),
   'num_steps': integer(0),

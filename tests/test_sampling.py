@@ -85,15 +85,29 @@ def ancestral(keys, event_shape, predict_x_0, log_snr, **options):
   return sampling.ancestral(keys, event_shape, reverse_step, len(log_snr) - 1, **options)
 
 
-def ddim_eta(eta):
-  return lambda *arguments, **options: sampling.ddim(*arguments, eta=eta, **options)
+def with_eta(solver, eta):
+  return functools.partial(solver, eta=eta)
 
 
 # DDIM with eta = 1 is `ancestral`, as a test shows.
-SAMPLERS = {'ancestral': ancestral, 'ddim_half': ddim_eta(0.5), **sampling.SOLVERS}
+SAMPLERS = {
+  'ancestral': ancestral,
+  'ddim_half': with_eta(sampling.ddim, 0.5),
+  'sde_2m': with_eta(sampling.dpm_solver_pp_2m, 1.0),
+  'half_sde_2m': with_eta(sampling.dpm_solver_pp_2m, 0.5),
+  **sampling.SOLVERS,
+}
 DETERMINISTIC = list(sampling.SOLVERS)
 # Enough for a bias below one standard error.
-NUM_STEPS = {'ancestral': 800, 'ddim_half': 400, 'ddim': 400, 'dpm_solver_pp_2m': 50, 'heun': 50}
+NUM_STEPS = {
+  'ancestral': 800,
+  'ddim_half': 400,
+  'sde_2m': 100,
+  'half_sde_2m': 100,
+  'ddim': 400,
+  'dpm_solver_pp_2m': 50,
+  'heun': 50,
+}
 
 
 def respaced(table, num_steps, spacing='time'):
@@ -250,7 +264,7 @@ def test_ddim_is_equation_12_and_16():
   eps = (x_t - np.sqrt(alpha_bar_t) * x_0) / np.sqrt(1 - alpha_bar_t)
   noise = {}
   for eta in (0.0, 0.5, 1.0):
-    _, states = run(ddim_eta(eta), 500, GAUSSIAN, log_snr, x_T=x_t, trajectory=True)
+    _, states = run(with_eta(sampling.ddim, eta), 500, GAUSSIAN, log_snr, x_T=x_t, trajectory=True)
     sigma = eta * np.sqrt((1 - alpha_bar_s) / (1 - alpha_bar_t) * (1 - alpha_bar_t / alpha_bar_s))
     mean = np.sqrt(alpha_bar_s) * x_0 + np.sqrt(1 - alpha_bar_s - sigma**2) * eps
     noise[eta] = np.asarray(states[1] - mean) / (sigma or 1)
@@ -265,7 +279,7 @@ def test_ddim_with_eta_1_is_ancestral_with_the_smaller_variance(table):
   """State by state, with the same keys."""
   x_T = jnp.asarray(np.random.default_rng(0).normal(size=(64, 2)))
   options = {'x_T': x_T, 'trajectory': True}
-  _, left = run(ddim_eta(1.0), 64, MIXTURE, table, **options)
+  _, left = run(with_eta(sampling.ddim, 1.0), 64, MIXTURE, table, **options)
   _, right = run(ancestral, 64, MIXTURE, table, **options)
   np.testing.assert_allclose(left, right, atol=1e-10)
 
@@ -273,21 +287,27 @@ def test_ddim_with_eta_1_is_ancestral_with_the_smaller_variance(table):
 def test_one_prediction_makes_every_solver_ddim():
   """The first and the last step are of first order in 2M, the last one in Heun."""
   one_step, two_steps = np.array([np.inf, -2.0]), np.array([np.inf, 2.0, -2.0])
-  for name, table in (
-    ('dpm_solver_pp_2m', one_step),
-    ('dpm_solver_pp_2m', two_steps),
-    ('heun', one_step),
+  for name, table, eta in (
+    ('dpm_solver_pp_2m', one_step, 0.0),
+    ('dpm_solver_pp_2m', two_steps, 0.0),
+    ('half_sde_2m', two_steps, 0.5),
+    ('sde_2m', two_steps, 1.0),
+    ('heun', one_step, 0.0),
   ):
-    expected = run(sampling.ddim, 8, MIXTURE, table)
-    np.testing.assert_allclose(run(sampling.SOLVERS[name], 8, MIXTURE, table), expected, rtol=1e-5)
+    expected = run(with_eta(sampling.ddim, eta), 8, MIXTURE, table)
+    np.testing.assert_allclose(run(SAMPLERS[name], 8, MIXTURE, table), expected, rtol=1e-5)
 
 
 @pytest.mark.usefixtures('float64')
-def test_dpm_solver_is_algorithm_2():
-  """Three unequal steps, as the paper writes them; then the prediction at the last level."""
+@pytest.mark.parametrize('is_sde', [False, True])
+def test_dpm_solver_is_algorithm_2(is_sde):
+  """Three unequal steps, as the paper writes them, for the ODE and the SDE; then the prediction at
+  the last level. The noise is that of `ddim`."""
   log_snr = np.array([np.inf, 4.0, 1.0, 0.5, -3.0])
   x = jnp.asarray(np.random.default_rng(0).normal(size=(8, 2)))
-  _, states = run(sampling.dpm_solver_pp_2m, 8, MIXTURE, log_snr, x_T=x, trajectory=True)
+  solver = with_eta(sampling.dpm_solver_pp_2m, float(is_sde))
+  _, states = run(solver, 8, MIXTURE, log_snr, x_T=x, trajectory=True)
+  _, noise_keys = random.split(keys_of(8))
   lam, (alpha, sigma) = log_snr / 2, scales(log_snr)
   before = h_before = None
   for i, t in enumerate((4, 3, 2)):
@@ -297,7 +317,12 @@ def test_dpm_solver_is_algorithm_2():
     else:
       r = h_before / h
       d = (1 + 1 / (2 * r)) * x_0 - 1 / (2 * r) * before
-    x = sigma[t - 1] / sigma[t] * x - alpha[t - 1] * (np.exp(-h) - 1) * d
+    if is_sde:
+      noise = random.normal(random.fold_in(noise_keys, t), x.shape, x.dtype)
+      x = sigma[t - 1] / sigma[t] * np.exp(-h) * x + alpha[t - 1] * (1 - np.exp(-2 * h)) * d
+      x += sigma[t - 1] * np.sqrt(1 - np.exp(-2 * h)) * noise
+    else:
+      x = sigma[t - 1] / sigma[t] * x - alpha[t - 1] * (np.exp(-h) - 1) * d
     before, h_before = x_0, h
     np.testing.assert_allclose(states[i + 1], x, rtol=1e-10)
   np.testing.assert_allclose(states[4], MIXTURE(x, jnp.full(8, log_snr[1])), rtol=1e-10)
@@ -346,7 +371,7 @@ def test_trajectory(name):
   np.testing.assert_array_equal(states[0], random.normal(prior_keys, (8, 2)))
 
 
-@pytest.mark.parametrize('name', sorted(set(SAMPLERS) - {'dpm_solver_pp_2m'}))
+@pytest.mark.parametrize('name', [n for n in SAMPLERS if '2m' not in n])
 def test_a_run_goes_on_from_any_level(name):
   """Not so DPM-Solver++(2M): it remembers its last prediction."""
   _, states, table = six_steps(name)
@@ -401,7 +426,15 @@ def test_one_compile_and_one_copy_of_the_network_for_each_call_of_a_step(name, c
   assert len(traced) == calls
 
 
-@pytest.mark.parametrize('sampler', [ancestral, ddim_eta(1.0), *sampling.SOLVERS.values()])
+@pytest.mark.parametrize(
+  'sampler',
+  [
+    ancestral,
+    with_eta(sampling.ddim, 1.0),
+    with_eta(sampling.dpm_solver_pp_2m, 1.0),
+    *sampling.SOLVERS.values(),
+  ],
+)
 def test_values_and_gradients_are_finite_at_4000_steps(sampler):
   """In float32: by x_T, by the table with its +inf, and by what the denoiser depends on."""
 

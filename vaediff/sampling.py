@@ -113,25 +113,14 @@ def ddim(
   Returns x_0 [N, ...], the last prediction; with `trajectory` (x_0, states [T+1, N, ...]). Raises
   ValueError for an eta outside [0, 1], a table with no step and an x_T of another shape.
   """
-  if not 0 <= eta <= 1:
-    raise ValueError(f'eta is {eta}; it lies in [0, 1], from no noise to that of the posterior')
+  _check_eta(eta)
   T = _num_steps(log_snr)
   x_T, noise_keys = _start(keys, event_shape, x_T)
   log_snr = jnp.asarray(log_snr, x_T.dtype)
 
   def step(x_t, memory, t):
-    log_snr_s, log_snr_t = log_snr[t - 1], log_snr[t]
-    signal_t, noise_t = _scales(log_snr_t)
-    signal_s, noise_s = _scales(log_snr_s)
-    x_0 = predict_x_0(x_t, jnp.full(keys.shape, log_snr_t))
-    eps = (x_t - signal_t * x_0) / noise_t
-    if eta:
-      new_share = -(eta**2) * jnp.expm1(log_snr_t - log_snr_s)
-      # At eta = 1 the last step keeps nothing of eps: the root's slope at 0 must not become NaN.
-      kept_share = jnp.maximum(1 - new_share, jnp.finfo(x_t.dtype).tiny)
-      new_eps = random.normal(random.fold_in(noise_keys, t), x_t.shape, x_t.dtype)
-      eps = jnp.sqrt(kept_share) * eps + jnp.sqrt(new_share) * new_eps
-    return signal_s * x_0 + noise_s * eps, memory
+    x_0 = predict_x_0(x_t, jnp.full(keys.shape, log_snr[t]))
+    return _step(x_0, x_t, log_snr[t - 1], log_snr[t], eta, random.fold_in(noise_keys, t)), memory
 
   return _descend(step, x_T, T, trajectory)
 
@@ -141,22 +130,29 @@ def dpm_solver_pp_2m(
   event_shape: tuple[int, ...],
   predict_x_0: Callable,
   log_snr,
+  eta: float = 0.0,
   *,
   x_T=None,
   trajectory: bool = False,
 ):
   """DPM-Solver++(2M) (Lu et al. 2022b, algorithm 2): second order, one call a step.
 
-  The probability-flow ODE with x_0 extrapolated from the last two predictions, linearly in
+  The steps of `ddim` with x_0 extrapolated from the last two predictions, linearly in
   lambda = log_snr / 2. The first step, which has one prediction, and the last, which is infinite
   in lambda, are of first order.
 
-  log_snr: table [T+1]. Returns x_0 [N, ...], the last prediction; with `trajectory` (x_0, states
-  [T+1, N, ...]). A run that goes on from an x_T begins anew, with no earlier prediction. Raises
-  ValueError for a table with no step and for an x_T of another shape.
+  eta: 0 follows the probability-flow ODE; 1 the reverse SDE (the paper's SDE-DPM-Solver++(2M)):
+    each step puts back noise of the variance of q(x_s | x_t, x_0), which forgets what the steps
+    before have got wrong; between, a part of it.
+  log_snr: table [T+1].
+
+  Returns x_0 [N, ...], the last prediction; with `trajectory` (x_0, states [T+1, N, ...]). A run
+  that goes on from an x_T begins anew, with no earlier prediction. Raises ValueError for an eta
+  outside [0, 1], a table with no step and an x_T of another shape.
   """
+  _check_eta(eta)
   T = _num_steps(log_snr)
-  x_T, _ = _start(keys, event_shape, x_T)
+  x_T, noise_keys = _start(keys, event_shape, x_T)
   log_snr = jnp.asarray(log_snr, x_T.dtype)
   # 1 / (2 r_t) in the paper, r_t = h_{t+1} / h_t, where h_t is the step in lambda from t to t - 1.
   h = log_snr[1:-1] - log_snr[2:]
@@ -165,7 +161,8 @@ def dpm_solver_pp_2m(
   def step(x_t, x_0_before, t):
     x_0 = predict_x_0(x_t, jnp.full(keys.shape, log_snr[t]))
     ahead = x_0 + extrapolation[t] * (x_0 - x_0_before)
-    return _flow(ahead, x_t, log_snr[t - 1], log_snr[t]), x_0
+    key = random.fold_in(noise_keys, t)
+    return _step(ahead, x_t, log_snr[t - 1], log_snr[t], eta, key), x_0
 
   return _descend(step, x_T, T, trajectory, memory=jnp.zeros_like(x_T))
 
@@ -200,11 +197,11 @@ def heun(
     x_0 = predict_x_0(x_t, jnp.full(keys.shape, log_snr_t))
 
     def corrected():
-      x_s = _flow(x_0, x_t, log_snr_s, log_snr_t)
+      x_s = _step(x_0, x_t, log_snr_s, log_snr_t)
       return 0.5 * (x_0 + predict_x_0(x_s, jnp.full(keys.shape, log_snr_s)))
 
     mean_x_0 = jax.lax.cond(t > 1, corrected, lambda: x_0)
-    return _flow(mean_x_0, x_t, log_snr_s, log_snr_t), memory
+    return _step(mean_x_0, x_t, log_snr_s, log_snr_t), memory
 
   return _descend(step, x_T, T, trajectory)
 
@@ -213,22 +210,35 @@ def heun(
 SOLVERS = {'ddim': ddim, 'dpm_solver_pp_2m': dpm_solver_pp_2m, 'heun': heun}
 
 
-def _flow(x_0, x_t, log_snr_s, log_snr_t):
-  """The probability-flow ODE from x_t at t to s < t, the prediction x_0 held constant on the way.
+def _step(x_0, x_t, log_snr_s, log_snr_t, eta: float = 0.0, keys=None):
+  """x_s from x_t, s < t, the prediction x_0 held constant on the way; x_0 itself at s = 0.
 
-  d(x / noise_scale) = x_0 d(signal_scale / noise_scale), hence (Lu et al. 2022b, proposition 4.1)
+  Song et al. 2021, eq. 12, with eps = (x_t - signal_t x_0) / noise_t and r = SNR(t) / SNR(s):
 
-    x_s = noise_s / noise_t x_t + signal_s (1 - e^-h) x_0,  h = (log_snr_s - log_snr_t) / 2,
+    x_s = signal_s x_0 + noise_s (sqrt(kept) eps + sqrt(1 - kept) N(0, I)),
+    kept = 1 - eta^2 (1 - r)
 
-  which is x_0 at s = 0.
+  At eta = 0 it is the probability-flow ODE (Lu et al. 2022b, proposition 4.1), at 1 the reverse
+  SDE, both exact for constant x_0. keys: [N], of the noise; not read at eta = 0.
   """
+  new = -jnp.expm1(log_snr_t - log_snr_s)  # 1 - r
+  added = eta**2 * new
+  # At eta = 1 the last step keeps nothing of eps: the root's slope at 0 must not become NaN.
+  root_kept = jnp.sqrt(jnp.maximum(1 - added, jnp.finfo(x_t.dtype).tiny))
+  # 1 - sqrt(kept r), without the cancellation of small steps.
+  weight = new * (1 + eta**2 * (1 - new)) / (1 + root_kept * jnp.exp(0.5 * (log_snr_t - log_snr_s)))
   log_noise_ratio = jax.nn.log_sigmoid(-log_snr_s) - jax.nn.log_sigmoid(-log_snr_t)
-  weight = -jnp.expm1(0.5 * (log_snr_t - log_snr_s)) * forward_process.signal_scale(log_snr_s)
-  return jnp.exp(0.5 * log_noise_ratio) * x_t + weight * x_0
+  x_s = root_kept * jnp.exp(0.5 * log_noise_ratio) * x_t
+  x_s += weight * forward_process.signal_scale(log_snr_s) * x_0
+  if eta:
+    noise_scale = jnp.sqrt(added) * forward_process.noise_scale(log_snr_s)
+    x_s += noise_scale * random.normal(keys, x_t.shape, x_t.dtype)
+  return x_s
 
 
-def _scales(log_snr_t):
-  return forward_process.signal_scale(log_snr_t), forward_process.noise_scale(log_snr_t)
+def _check_eta(eta: float):
+  if not 0 <= eta <= 1:
+    raise ValueError(f'eta is {eta}; it lies in [0, 1], from no noise to that of the posterior')
 
 
 def _descend(step: Callable, x_T, T: int, trajectory: bool, memory=None):

@@ -9,8 +9,8 @@ TITLE = 'Samplers'
 CAPTION = (
   'The Fréchet distance of samples of one trained model along the calls of its network, for every '
   'sampler: ancestral steps (the same as DDIM with eta 1), DDIM (Song et al. 2021), '
-  'DPM-Solver++(2M) (Lu et al. 2022) and Heun (Karras et al. 2022). Means and 95% bands over the '
-  'seeds.'
+  'DPM-Solver++(2M) (Lu et al. 2022), along the probability flow and, with eta 1, with noise put '
+  'back, and Heun (Karras et al. 2022). Means and 95% bands over the seeds.'
 )
 RUNS = ('classifier', 'diffusion')
 # label: fields of the sampler.
@@ -18,6 +18,7 @@ SAMPLERS = {
   'ancestral': {'name': 'ancestral'},
   'DDIM': {'name': 'ddim'},
   'DPM-Solver++(2M)': {'name': 'dpm_solver_pp_2m', 'spacing': 'log_snr'},
+  'DPM-Solver++(2M), eta = 1': {'name': 'dpm_solver_pp_2m', 'eta': 1.0, 'spacing': 'log_snr'},
   'Heun': {'name': 'heun', 'spacing': 'log_snr'},
 }
 STEPS = (5, 10, 20, 50, 250)

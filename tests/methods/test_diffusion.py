@@ -149,6 +149,7 @@ def test_samples_of_a_network_that_knows_x_0_are_that_level():
     ('ancestral', {'noise_scale': 0.5}),
     ('ddim', {'eta': 0.5}),
     ('dpm_solver_pp_2m', {}),
+    ('dpm_solver_pp_2m', {'eta': 1.0}),
     ('heun', {}),
   ],
 )
