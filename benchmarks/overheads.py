@@ -82,7 +82,7 @@ def _by_turns(config: dict, tools: Tools, workdir: Path) -> np.ndarray:
       jax.block_until_ready(done.state)
       middle = time.perf_counter()
       for _ in range(num):
-        last = next(bare, None)
+        last = next(bare)
       jax.block_until_ready(last)
       seconds.append((middle - start, time.perf_counter() - middle))
       start, num = time.perf_counter(), 0
