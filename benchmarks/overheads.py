@@ -52,7 +52,7 @@ def run(num_turns: int) -> dict[str, list[dict]]:
     'run, ms of a step': float(step_ms[0]),
     'bare, ms': float(step_ms[1]),
     'ratio': float(np.median(ratios)),
-    '95% interval': f'{ratios[max(below - 1, 0)]:.4g} to {ratios[min(-below, -1)]:.4g}',
+    '95% interval': f'{ratios[below - 1]:.4g} to {ratios[-below]:.4g}' if below else 'too few',
     'saves': num_turns,
   }
   saves = {
