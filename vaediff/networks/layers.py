@@ -13,9 +13,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vaediff.networks import checks
+from vaediff.networks import checks, winograd
 
-CONV_IMPLEMENTATIONS = ('lax', 'canonical')
+CONV_IMPLEMENTATIONS = ('lax', 'canonical', 'winograd')
+# Channels, on both sides, from which on 3 x 3 convolutions on CPU are worth the maps around their
+# products (`benchmarks/convolution.py`).
+_WINOGRAD_CHANNELS = 48
 
 
 def conv(x: jax.Array, kernel: jax.Array, implementation: str | None = None) -> jax.Array:
@@ -23,12 +26,17 @@ def conv(x: jax.Array, kernel: jax.Array, implementation: str | None = None) -> 
 
   x: [B, H, W, Cin]. kernel: [kh, kw, Cin, Cout], kh and kw odd. Returns [B, H, W, Cout].
 
-  implementation 'lax' is XLA's convolution; 'canonical' is the same with gradients of its own, for
-  reverse mode only, in float32. None takes 'canonical' on CPU, where XLA has a fast convolution for
-  one order of the axes, and leaves it behind in the gradients of others (jax-ml/jax#12868;
-  `benchmarks/convolution.py` measures it), and 'lax' elsewhere and in float64.
+  implementation:
+    lax        XLA's convolution
+    canonical  the same with gradients of its own, for reverse mode only, in float32: on CPU XLA has
+               a fast convolution for one order of the axes, and leaves it behind in the gradients
+               of others (jax-ml/jax#12868; `benchmarks/convolution.py` measures it)
+    winograd   3 x 3 kernels by fewer multiplications (`winograd.conv`), reverse mode only, float32
+    None       on CPU 'winograd' for 3 x 3 kernels with many channels and 'canonical' for others;
+               'lax' elsewhere and in float64
 
-  Raises ValueError for an even kernel, channels that do not match, an unknown implementation.
+  Raises ValueError for an even kernel, channels that do not match, an unknown implementation and
+  for 'winograd' with a kernel that is not 3 x 3.
   """
   checks.pictures(x)
   if kernel.ndim != 4 or kernel.shape[0] % 2 == 0 or kernel.shape[1] % 2 == 0:
@@ -39,15 +47,25 @@ def conv(x: jax.Array, kernel: jax.Array, implementation: str | None = None) -> 
       f'{x.shape[3]}; make them equal'
     )
   if implementation is None:
-    is_fast = jax.default_backend() == 'cpu' and x.dtype != jnp.float64
-    implementation = 'canonical' if is_fast else 'lax'
+    implementation = _fastest(x, kernel)
   checks.one_of(CONV_IMPLEMENTATIONS, implementation=implementation)
   padding = tuple((size // 2, size // 2) for size in kernel.shape[:2])
   if implementation == 'lax':
     return _convolve(x, kernel, padding)
-  # XLA's fast convolution on CPU is one of float32.
-  y = _canonical_conv(x.astype(jnp.float32), kernel.astype(jnp.float32), padding)
-  return y.astype(x.dtype)
+  # Both are written for float32, the first because XLA's fast convolution on CPU is.
+  x_float, kernel_float = x.astype(jnp.float32), kernel.astype(jnp.float32)
+  if implementation == 'canonical':
+    return _canonical_conv(x_float, kernel_float, padding).astype(x.dtype)
+  if kernel.shape[:2] != (3, 3):
+    raise ValueError(f"implementation 'winograd' is for 3 x 3 kernels, not {kernel.shape[:2]}")
+  return winograd.conv(x_float, kernel_float).astype(x.dtype)
+
+
+def _fastest(x, kernel):
+  if jax.default_backend() != 'cpu' or x.dtype == jnp.float64:
+    return 'lax'
+  is_wide = min(kernel.shape[2:]) >= _WINOGRAD_CHANNELS
+  return 'winograd' if kernel.shape[:2] == (3, 3) and is_wide else 'canonical'
 
 
 def _convolve(x, kernel, padding):
