@@ -7,10 +7,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from optax import contrib
 
 from experiments import schema
-from vaediff import data, latents, likelihoods, schedules
+from vaediff import data, latents, likelihoods, muon, schedules
 from vaediff.errors import InputError
 from vaediff.methods.autoencoder import autoencoder
 from vaediff.methods.base import Method
@@ -413,20 +412,13 @@ def _muon(rate, optimizer: Mapping) -> optax.GradientTransformation:
   that both go with one learning rate.
   """
 
-  def as_matrix(parameter):
-    if parameter.ndim < 2:
-      return None
-    *reduced, output = range(parameter.ndim)
-    return contrib.MuonDimensionNumbers(tuple(reduced), (output,))
-
-  return contrib.muon(
-    rate,
-    beta=optimizer['b1'],
-    adam_b1=optimizer['b1'],
-    adam_b2=optimizer['b2'],
-    eps=optimizer['eps'],
-    weight_decay=optimizer['weight_decay'],
-    adam_weight_decay=optimizer['weight_decay'],
-    muon_weight_dimension_numbers=lambda params: jax.tree.map(as_matrix, params),
-    consistent_rms=0.2,
+  orthogonal = optax.chain(
+    muon.scale_by_muon(optimizer['b1'], optimizer['eps']),
+    optax.add_decayed_weights(optimizer['weight_decay']),
+    optax.scale_by_learning_rate(rate),
   )
+
+  def kinds(params):
+    return jax.tree.map(lambda p: 'muon' if p.ndim >= 2 else 'adam', params)
+
+  return optax.partition({'muon': orthogonal, 'adam': _adam(rate, optimizer)}, kinds)
