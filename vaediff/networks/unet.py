@@ -37,8 +37,8 @@ def denoiser(
 
   apply(params, x_t [B, H, W, C], log_snr_t [B], label [B] int) ->
   [B, H, W, num_output_channels] float32, zero at initialisation. Label -1 is "no label";
-  num_classes = 0 ignores labels. H and W may be any size: zeros are added up to a multiple of
-  patch_size 2^(len(widths) - 1), and the output is cropped.
+  num_classes = 0 ignores labels. H and W may be any size: where patches, or the way down, need a
+  multiple, zeros are added below and on the right, and cropped again on the way up.
 
   num_blocks         residual blocks per level, on the way down and again on the way up
   patch_size         side of the patches that become the pixels of the first level: 2 costs a
@@ -115,13 +115,13 @@ class _UNet(nn.Module):
     last = len(self.widths) - 1
 
     h = fourier_features(x_t, self.fourier_exponents).astype(self.dtype)
-    h = space_to_depth(pad_to_multiple(h, self.patch_size * 2**last), self.patch_size)
+    h = space_to_depth(pad_to_multiple(h, self.patch_size), self.patch_size)
     h = Conv(self.widths[0], dtype=self.dtype)(h)
 
     skips = []
     for level, width in enumerate(self.widths):
       if level > 0:
-        h = nn.Dense(width, dtype=self.dtype)(space_to_depth(h, 2))
+        h = nn.Dense(width, dtype=self.dtype)(space_to_depth(pad_to_multiple(h, 2), 2))
       for i in range(self.num_blocks):
         h = block(f'down_{level}_{i}', width, self.attention and level == last, h)
         skips.append(h)
@@ -134,6 +134,7 @@ class _UNet(nn.Module):
         h = block(f'up_{level}_{i}', width, self.attention and level == last, h)
       if level > 0:
         h = depth_to_space(nn.Dense(4 * self.widths[level - 1], dtype=self.dtype)(h), 2)
+        h = h[:, : skips[-1].shape[1], : skips[-1].shape[2]]
 
     h = GroupNorm('silu')(h)
     num_channels = self.patch_size**2 * self.num_output_channels
