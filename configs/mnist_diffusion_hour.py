@@ -16,5 +16,5 @@ def get_config(variant: str = ''):
   # dimension, smaller by more than the terms between cost.
   config.schedule.last = -6.0
   config.denoiser.widths = (32, 64, 128)
-  config.training.update(num_steps=16_000, checkpoint_every=2_000, ema_decay=0.999)
+  config.training.update(num_steps=22_000, checkpoint_every=2_200, ema_decay=0.999)
   return common.finish(config, variant)

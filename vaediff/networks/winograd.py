@@ -54,7 +54,7 @@ conv.defvjp(_forward, _backward)
 
 
 def _convolve(x: jax.Array, kernel: _Grid, contract: int) -> jax.Array:
-  """The convolution, where axis `contract` of the kernel's matrices is that of the channels of x."""
+  """The convolution; `contract` is the axis of the kernel's matrices that belongs to x."""
   windows = _sandwich(_FROM_INPUT, _tiles(x, 4))
   products = _products(windows, _sandwich(_FROM_KERNEL, kernel), (1, contract))
   tiles = _sandwich(_TO_OUTPUT, products)
@@ -96,7 +96,7 @@ def _combine(weights: np.ndarray, arrays: Sequence[jax.Array]) -> jax.Array:
 
 
 def _products(left: _Grid, right: _Grid, contract: tuple[int, int]) -> _Grid:
-  """Products of matrices, element by element; `contract` is the axis of each that is summed over."""
+  """Products of matrices, element by element, that sum over an axis of each."""
   dimensions = (((contract[0],), (contract[1],)), ((), ()))
   return [
     [jax.lax.dot_general(a, b, dimensions) for a, b in zip(*rows, strict=True)]
