@@ -1,5 +1,6 @@
 """Floating-point operations, counted: those of the matrix products and convolutions alone.
 
+A convolution counts as what its definition takes, also where it is computed with fewer.
 What else a program does (activations, norms, random numbers) is not counted, neither for JAX nor
 for PyTorch, so that a rate by these counts is at most the rate of a matrix product.
 """
@@ -10,13 +11,16 @@ from collections.abc import Callable
 import jax
 from jax.extend import core
 
+from vaediff.networks import layers
+
 
 def of_jax(f: Callable, *args) -> float:
   """The operations of f(*args), arrays or jax.ShapeDtypeStruct; of a condition the dearer branch.
 
   Raises ValueError where there are products in a loop that runs until a condition holds.
   """
-  return _count(jax.make_jaxpr(f)(*args).jaxpr)
+  with layers.default_conv('lax'):
+    return _count(jax.make_jaxpr(f)(*args).jaxpr)
 
 
 def of_torch(f: Callable[[], object]) -> float:

@@ -9,7 +9,7 @@ ROOT = Path(__file__).parents[1]
 # From the bottom up: a module imports only what stands before it. Modules of one line are peers
 # that do not import each other.
 LAYERS = [
-  ['vaediff.errors', 'vaediff.random', 'vaediff.quadrature'],
+  ['vaediff.errors', 'vaediff.random', 'vaediff.quadrature', 'vaediff.muon'],
   ['vaediff.gaussian'],
   ['vaediff.uniform'],
   ['vaediff.likelihoods', 'vaediff.schedules', 'vaediff.forward_process', 'vaediff.latents'],

@@ -56,10 +56,12 @@ def test_convolutions_are_counted():
   assert flops.of_jax(convolve, x, kernel) == 2 * (2 * 4 * 6 * 4) * (3 * 5 * 3)
 
 
-def test_our_convolution_is_counted_with_its_gradients():
-  """On CPU the gradients are convolutions of its own, of as many operations each."""
-  x, kernel = np.ones((2, 8, 6, 3), np.float32), np.ones((3, 5, 3, 4), np.float32)
-  forward = 2 * (2 * 8 * 6 * 4) * (3 * 5 * 3)
+@pytest.mark.parametrize('channels', [(3, 4), (64, 48)])
+def test_our_convolution_is_counted_with_its_gradients(channels):
+  """By its definition, which two gradients take as often, whichever way it is computed."""
+  x = np.ones((2, 8, 6, channels[0]), np.float32)
+  kernel = np.ones((3, 3, *channels), np.float32)
+  forward = 2 * (2 * 8 * 6 * channels[1]) * (3 * 3 * channels[0])
   assert flops.of_jax(layers.conv, x, kernel) == forward
   gradient = jax.grad(lambda x, kernel: jnp.sum(layers.conv(x, kernel) ** 2), (0, 1))
   assert flops.of_jax(gradient, x, kernel) == 3 * forward

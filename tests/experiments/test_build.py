@@ -5,7 +5,9 @@ import importlib
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
+from optax import contrib
 
 from configs import compare
 from experiments import build, schema
@@ -254,6 +256,46 @@ def test_gradients_are_clipped_to_the_norm():
     ours, _ = clipped.update(gradient, clipped.init(params), params)
     theirs, _ = free.update(gradient / factor, free.init(params), params)
     np.testing.assert_allclose(ours, theirs, rtol=1e-5)
+
+
+def test_muon_is_that_of_optax():
+  """Of matrices and kernels, tall and wide; of all else it is optax's Adam."""
+  config = load('digits_vae')
+  config['optimizer'] |= {'name': 'muon', 'decay': 'constant', 'warmup_steps': 0, 'clip_norm': 0.0}
+  config['optimizer'] |= {'learning_rate': 0.1, 'weight_decay': 0.01}
+
+  def numbers(params):
+    return jax.tree.map(
+      lambda p: contrib.MuonDimensionNumbers(range(p.ndim - 1), p.ndim - 1), params
+    )
+
+  b1, b2, eps = (config['optimizer'][name] for name in ('b1', 'b2', 'eps'))
+  options = {'eps': eps, 'weight_decay': 0.01}
+  reference = {
+    'muon': contrib.muon(
+      0.1,
+      beta=b1,
+      muon_weight_dimension_numbers=numbers,
+      consistent_rms=0.2,
+      **options,
+    ),
+    'adam': optax.adamw(0.1, b1, b2, **options),
+  }
+  theirs = optax.partition(
+    reference, lambda params: jax.tree.map(lambda p: 'muon' if p.ndim > 1 else 'adam', params)
+  )
+  ours = build.build(config).optimizer
+  shapes = {'tall': (12, 5), 'wide': (5, 12), 'kernel': (3, 3, 4, 6), 'zero': (4, 4), 'bias': (6,)}
+  rng = np.random.default_rng(0)
+  params = {name: jnp.asarray(rng.normal(size=shape)) for name, shape in shapes.items()}
+  states = ours.init(params), theirs.init(params)
+  for _ in range(3):
+    grads = {name: jnp.asarray(rng.normal(size=shape)) for name, shape in shapes.items()}
+    grads['zero'] *= 0
+    own, own_state = ours.update(grads, states[0], params)
+    other, other_state = theirs.update(grads, states[1], params)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), own, other)
+    params, states = optax.apply_updates(params, own), (own_state, other_state)
 
 
 @pytest.mark.parametrize(('prior', 'posterior'), latents.LATENTS)

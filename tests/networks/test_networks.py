@@ -3,6 +3,7 @@
 import functools
 import itertools
 import math
+import re
 
 import jax
 import jax.numpy as jnp
@@ -188,6 +189,16 @@ def test_unet_options():
     network = unet.denoiser(2, **{'widths': (8, 16), **options})
     params = jax.eval_shape(network.init, jax.random.key(0), *inputs)
     assert jax.eval_shape(network.apply, params, *inputs).shape == (BATCH, 8, 8, 2)
+
+
+def test_unet_adds_zeros_where_a_level_needs_them_and_not_before():
+  """28 pixels are 14 patches and 7 on the next level, and 7 are 8 only for the way to 4."""
+  network = unet.denoiser(1, (8, 16, 24), attention=False)
+  inputs = make_inputs('denoiser', (28, 28, 1))
+  params = jax.eval_shape(network.init, jax.random.key(0), *inputs)
+  program = str(jax.make_jaxpr(network.apply)(params, *inputs))
+  sizes = {(int(h), int(w)) for h, w in re.findall(rf'f32\[{BATCH},(\d+),(\d+),\d+\]', program)}
+  assert {h for h, w in sizes if h == w} == {28, 14, 7, 8, 4, 1}
 
 
 def test_transformer_parameters_do_not_depend_on_the_picture_size():

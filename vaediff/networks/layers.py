@@ -16,6 +16,9 @@ import numpy as np
 from vaediff.networks import checks, winograd
 
 CONV_IMPLEMENTATIONS = ('lax', 'canonical', 'winograd')
+# Which of them `conv` is where a call names none; None is the fastest. To be entered around the
+# first call of a program: `with default_conv('lax'): ...`.
+default_conv = jax.make_user_context(default_value=None)
 # Channels, on both sides, from which on 3 x 3 convolutions on CPU are worth the maps around their
 # products (`benchmarks/convolution.py`).
 _WINOGRAD_CHANNELS = 48
@@ -32,8 +35,9 @@ def conv(x: jax.Array, kernel: jax.Array, implementation: str | None = None) -> 
                a fast convolution for one order of the axes, and leaves it behind in the gradients
                of others (jax-ml/jax#12868; `benchmarks/convolution.py` measures it)
     winograd   3 x 3 kernels by fewer multiplications (`winograd.conv`), reverse mode only, float32
-    None       on CPU 'winograd' for 3 x 3 kernels with many channels and 'canonical' for others;
-               'lax' elsewhere and in float64
+    None       what `default_conv` says, and if that is None too, the fastest: on CPU 'winograd'
+               for 3 x 3 kernels with many channels and 'canonical' for others; 'lax' elsewhere
+               and in float64
 
   Raises ValueError for an even kernel, channels that do not match, an unknown implementation and
   for 'winograd' with a kernel that is not 3 x 3.
@@ -47,7 +51,7 @@ def conv(x: jax.Array, kernel: jax.Array, implementation: str | None = None) -> 
       f'{x.shape[3]}; make them equal'
     )
   if implementation is None:
-    implementation = _fastest(x, kernel)
+    implementation = default_conv.value or _fastest(x, kernel)
   checks.one_of(CONV_IMPLEMENTATIONS, implementation=implementation)
   padding = tuple((size // 2, size // 2) for size in kernel.shape[:2])
   if implementation == 'lax':
