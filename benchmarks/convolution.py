@@ -1,9 +1,11 @@
 """Forward and backward of one 3 x 3 convolution, batch 64, float32: plain, and inside `lax.scan`.
 
-XLA's own convolution; ours (`vaediff.networks.layers.conv`), which is the same one with gradients
-of its own; the same as three products of matrices, one for each row of the kernel; and PyTorch's.
-A turn is NUM_CALLS of them, each on the input of the one before less a little of its gradient. Ours
-and XLA's run on one device for each core, which sum the gradients of the kernel.
+The implementations of `vaediff.networks.layers.conv` ('lax': XLA's own; 'canonical': that with
+gradients of its own; 'winograd': of fewer multiplications), of which it takes the fastest by the
+number of channels; the same as three products of matrices, one for each row of the kernel; and
+PyTorch's. A turn is NUM_CALLS of them, each on the input of the one before less a little of its
+gradient. All but PyTorch's run on one device for each core, which sum the gradients of the kernel.
+GFLOP/s are by the multiplications and additions of the definition.
 """
 
 import functools
@@ -20,7 +22,8 @@ from vaediff.networks import layers
 BATCH_SIZE, NUM_CALLS = 64, 10
 SHARED_BATCHES = (BATCH_SIZE,)
 # Height and width, channels.
-SHAPES = ((28, 32), (14, 64), (7, 128))
+SHAPES = ((28, 32), (16, 48), (14, 64), (7, 128))
+OURS = ('canonical, in a scan', 'winograd, in a scan')
 # The step between inputs, so small that they stay what they are.
 _RATE = 1e-6
 
@@ -39,14 +42,14 @@ def _compare(size: int, channels: int, num_turns: int) -> list[dict]:
   kernel = (0.01 * rng.normal(size=(3, 3, channels, channels))).astype(np.float32)
   cost = 3 * 2 * 9 * channels**2 * size**2 * BATCH_SIZE * NUM_CALLS
   calls = {'PyTorch': _torch(x, kernel)}
-  for name, conv in (
-    ('lax.conv', functools.partial(layers.conv, implementation='lax')),
-    ('ours', functools.partial(layers.conv, implementation='canonical')),
-    ('three products', _three_products),
-  ):
+  ours = {
+    name: functools.partial(layers.conv, implementation=name)
+    for name in layers.CONV_IMPLEMENTATIONS
+  }
+  for name, conv in (ours | {'three products': _three_products}).items():
     calls |= {f'{name}, {where}': call for where, call in _jax(conv, x, kernel).items()}
   works = {name: timing.Work(call, NUM_CALLS, cost) for name, call in calls.items()}
-  return timing.compare(works, num_turns, 'convolutions', ['ours, in a scan'])
+  return timing.compare(works, num_turns, 'convolutions', OURS)
 
 
 def _jax(conv, x, kernel) -> dict:

@@ -1,12 +1,11 @@
 """Sampling: 64 pictures by 1,000 ancestral steps, beside diffusers; and few-step solvers.
 
-The first table times chains of 50 steps by turns, and the second one whole chain of each, 1,000
-steps of DDPMScheduler with UNet2DModel and of ours with a U-Net of equal cost (third table), after
-one that is not counted. The fourth is the Frechet distance of 1,000 samples of
-`configs/digits_diffusion.py`, trained by its own command, to the training pictures, in the features
-of `configs/digits_classifier.py`, along solvers and calls of the network. Each solver draws eight
-times, by the same keys as the others: the errors are those over the keys, and the last column is a
-mean over them of ratios of the same key.
+The first table times chains of 50 steps by turns, and the second a few whole ones, 1,000 steps of
+DDPMScheduler with UNet2DModel and of ours with a U-Net of equal cost (third table). The fourth is
+the Frechet distance of 1,000 samples of `configs/digits_diffusion.py`, trained by its own command,
+to the training pictures, in the features of `configs/digits_classifier.py`, along solvers and calls
+of the network. Each solver draws eight times, by the same keys as the others: the errors are those
+over the keys, and the last column is a mean over them of ratios of the same key.
 """
 
 import subprocess
@@ -24,7 +23,7 @@ from vaediff.evaluation import quality
 QUALITY_BATCH_SIZE = 500
 NUM_SAMPLES, NUM_KEYS = 1_000, 8
 SHARED_BATCHES = (unet.BATCH_SIZE, QUALITY_BATCH_SIZE)
-NUM_STEPS, NUM_STEPS_OF_A_TURN = 1_000, 50
+NUM_STEPS, NUM_STEPS_OF_A_TURN, NUM_WHOLE_CHAINS = 1_000, 50, 3
 PEER_WIDTHS, OUR_WIDTHS, OUR_BLOCKS = (16, 32, 64), (88, 16), 1
 RUNS = Path('runs/benchmarks')
 # Solver, its eta and its steps; Heun calls the network twice in all steps but the last.
@@ -43,7 +42,7 @@ SOLVERS = (
 
 
 def run(num_turns: int) -> dict[str, list[dict]]:
-  """Pictures per second of whole chains, and the quality of short ones."""
+  """Pictures per second of ancestral chains, and the quality of short ones."""
   return _rates(num_turns) | {'Solvers': _solvers()}
 
 
@@ -58,15 +57,13 @@ def _rates(num_turns: int) -> dict[str, list[dict]]:
       'diffusers': peers.ancestral_sampling(model, unet.BATCH_SIZE, num_steps),
     }
 
-  works = {
-    name: timing.Work(chain, unet.BATCH_SIZE, NUM_STEPS_OF_A_TURN * costs[name] * unet.BATCH_SIZE)
-    for name, chain in chains(NUM_STEPS_OF_A_TURN).items()
-  }
-  tables = {f'{NUM_STEPS_OF_A_TURN} steps': timing.compare(works, num_turns, 'pictures', ['ours'])}
-  whole = []
-  for name, (seconds,) in timing.by_turns(chains(NUM_STEPS), 1).items():
-    row = {'contender': name, 'seconds': seconds, 'pictures/s': unet.BATCH_SIZE / seconds}
-    whole.append(row | {'ours is faster by': seconds / whole[0]['seconds'] if whole else ''})
+  tables = {}
+  for num_steps, turns in ((NUM_STEPS_OF_A_TURN, num_turns), (NUM_STEPS, NUM_WHOLE_CHAINS)):
+    works = {
+      name: timing.Work(chain, unet.BATCH_SIZE, num_steps * costs[name] * unet.BATCH_SIZE)
+      for name, chain in chains(num_steps).items()
+    }
+    tables[f'{num_steps} steps'] = timing.compare(works, turns, 'pictures', ['ours'])
   sizes = {
     'ours': sum(leaf.size for leaf in jax.tree.leaves(params)),
     'diffusers': sum(leaf.numel() for leaf in model.parameters()),
@@ -77,7 +74,7 @@ def _rates(num_turns: int) -> dict[str, list[dict]]:
   ]
   ratios = (of['ours'] / of['diffusers'] for of in (sizes, costs))
   cost.append(dict(zip(cost[0], ('ratio', *ratios), strict=True)))
-  return tables | {f'{NUM_STEPS} steps, once': whole, 'Cost': cost}
+  return tables | {'Cost': cost}
 
 
 def _solvers() -> list[dict]:
