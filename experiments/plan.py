@@ -41,6 +41,7 @@ from experiments.build import build
 from experiments.tools import TRAIN, Tools
 from vaediff import parallel
 from vaediff.errors import InputError
+from vaediff.networks import layers
 
 HERE = 'here'
 SCALINGS = ('strong', 'weak')
@@ -175,7 +176,7 @@ def estimate(config: dict, device_kind: str, chips: int) -> Estimate:
     raise InputError(f'--chips={chips}, and {len(jax.devices())} devices are here; use fewer')
   section = config['training']
   schema.check_divisible('training.batch_size', section['batch_size'], chips)
-  program = analyse(config, section['batch_size'] // chips)
+  program = analyse(config, section['batch_size'] // chips, device_kind)
   return predict(config, program, find_device(device_kind, program.memory), chips)
 
 
@@ -221,17 +222,19 @@ def ring_seconds(num_bytes: float, chips: int, levels: Sequence[Level]) -> float
   return seconds
 
 
-def analyse(config: dict, batch_size: int) -> Program:
+def analyse(config: dict, batch_size: int, device_kind: str = HERE) -> Program:
   """The training step of a config with this batch size, compiled for one device of this machine.
 
+  For another kind of device it has the convolutions of that one, which may be of more operations.
   The compiler's analysis takes a loop for one turn of it: this is a call of one step.
   """
   changed = {'batch_size': batch_size, 'steps_per_dispatch': 1}
-  return _analyse(json.dumps(config | {'training': config['training'] | changed}))
+  text = json.dumps(config | {'training': config['training'] | changed})
+  return _analyse(text, None if device_kind == HERE else 'lax')
 
 
 @functools.cache
-def _analyse(text: str) -> Program:
+def _analyse(text: str, conv: str | None) -> Program:
   config = workdir.checked_config(json.loads(text))
   batch_size = config['training']['batch_size']
   experiment = build(config)
@@ -249,7 +252,8 @@ def _analyse(text: str) -> Program:
     *replicated[1:],
     indices if tools.over_seeds else indices[:, 0],
   )
-  compiled = tools.dispatch.lower(*arguments).compile()
+  with layers.default_conv(conv):
+    compiled = tools.dispatch.lower(*arguments).compile()
   cost, params = compiled.cost_analysis(), _num_bytes(state.variables.params)
   # All terms of the loss are summed; the norm of the gradient is of a sum.
   _, metrics, _ = jax.eval_shape(tools.dispatch, *arguments)
@@ -385,7 +389,7 @@ def main(argv: Sequence[str]) -> int:
     if min(chips, default=0) < 1:
       raise InputError(f'--chips={",".join(map(str, chips))}; give whole numbers from 1 on')
     schema.check(config)
-    program = analyse(config, config['training']['batch_size'])
+    program = analyse(config, config['training']['batch_size'], DEVICE_KIND.value)
     device = find_device(DEVICE_KIND.value, program.memory)
     print(f'{DEVICE_KIND.value} ({device.source})\n')
     for name, value in program._asdict().items():

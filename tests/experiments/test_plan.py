@@ -7,7 +7,7 @@ import jax
 import numpy as np
 import pytest
 
-from configs import digits_vae
+from configs import compare, digits_vae
 from experiments import build, plan
 from experiments.tools import TRAIN, Tools
 from vaediff import parallel
@@ -35,6 +35,16 @@ def test_operations_are_those_of_the_matrix_products(config):
   # And they are those of one step, however many a call has.
   more = config | {'training': config['training'] | {'steps_per_dispatch': 20}}
   assert plan.analyse(more, 256).operations == program.operations
+
+
+def test_another_device_has_convolutions_of_its_own():
+  """Those of this CPU take fewer multiplications."""
+  config = compare.get_config('digits_diffusion,tiny').to_dict()
+  config['denoiser']['widths'] = (64,)
+  here, there = (plan.analyse(config, 4, kind) for kind in (plan.HERE, 'tpu_v4'))
+  assert here.num_params == there.num_params
+  if jax.default_backend() == 'cpu':
+    assert here.operations < 0.8 * there.operations
 
 
 def test_bytes_in_memory_are_those_of_the_arrays(config):
