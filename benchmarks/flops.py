@@ -1,8 +1,8 @@
 """Floating-point operations, counted: those of the matrix products and convolutions alone.
 
-A convolution counts as what its definition takes, also where it is computed with fewer.
 What else a program does (activations, norms, random numbers) is not counted, neither for JAX nor
-for PyTorch, so that a rate by these counts is at most the rate of a matrix product.
+for PyTorch, so that a rate by these counts is at most the rate of a matrix product; but for
+convolutions, which count as what their definition takes, also where they are computed with fewer.
 """
 
 import math

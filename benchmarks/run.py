@@ -28,6 +28,7 @@ SUITES = (
   'convolution',
   'unet',
   'sampling',
+  'muon',
   'importance_sampling',
   'start',
   'overheads',

@@ -3,7 +3,7 @@
 Muon (Jordan et al. 2024, https://kellerjordan.github.io/posts/muon) replaces the momentum of each
 matrix by a nearby (semi-)orthogonal one. Its iteration on the m x n matrix itself takes 4 m n^2 +
 2 n^3 multiplications and additions a step; the kernel of a 3 x 3 convolution has m = 9 n or more.
-Here all steps but the first and the last product are on n x n matrices.
+Here all products but the first and the last are of n x n matrices (`benchmarks/muon.py`).
 """
 
 from typing import Any, NamedTuple

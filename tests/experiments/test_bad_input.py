@@ -137,7 +137,7 @@ FIELDS = {
     AUTOENCODER, 'sampler.codes=normal fit.num_examples=1', 'sampler.codes normal takes at least 2',
   ),
   'more halvings than pixels': (
-    CONV, 'encoder.widths=(4,4,4,4)', 'encoder: pictures of 8x8 would be padded to 16x16',
+    CONV, 'encoder.widths=(4,4,4,4)', 'encoder: pictures of 8x8 are too small to be divided by 16',
   ),
   'more doublings than pixels': (CONV, 'decoder.widths=(4,4,4,4)', 'decoder: pictures of 8x8'),
   'more levels than pixels': (

@@ -59,10 +59,10 @@ def pictures(x):
 
 
 def padding(height, width, multiple):
-  """Padding both sides to a multiple of `multiple` must not double the longer one."""
+  """Both sides are padded until `multiple` divides them, which must not double the longer one."""
   if multiple >= 2 * max(height, width):
     raise ValueError(
-      f'pictures of {height}x{width} would be padded to {multiple}x{multiple}; give fewer widths '
+      f'pictures of {height}x{width} are too small to be divided by {multiple}; give fewer widths '
       'or smaller patches'
     )
 
@@ -93,6 +93,6 @@ def denoiser_inputs(x_t, log_snr_t, label):
 
 
 def picture_denoiser_inputs(x_t, log_snr_t, label, multiple):
-  """As `denoiser_inputs`, with x_t [B, H, W, C] that is padded to a multiple of `multiple`."""
+  """As `denoiser_inputs`, with x_t [B, H, W, C] that is divided by `multiple`."""
   padded_pictures(x_t, multiple)
   denoiser_inputs(x_t, log_snr_t, label)

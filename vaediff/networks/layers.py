@@ -16,8 +16,8 @@ import numpy as np
 from vaediff.networks import checks, winograd
 
 CONV_IMPLEMENTATIONS = ('lax', 'canonical', 'winograd')
-# Which of them `conv` is where a call names none; None is the fastest. To be entered around the
-# first call of a program: `with default_conv('lax'): ...`.
+# Which of them `conv` is, within `with default_conv('lax'): ...`, where a call names none; None is
+# the fastest. Programs that were compiled outside are compiled anew inside.
 default_conv = jax.make_user_context(default_value=None)
 # Channels, on both sides, from which on 3 x 3 convolutions on CPU are worth the maps around their
 # products (`benchmarks/convolution.py`).

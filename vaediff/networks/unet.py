@@ -49,7 +49,7 @@ def denoiser(
                      effect on CPU, where XLA takes the two computations for one again
 
   Raises ValueError for no widths, a size below 1, an unknown dtype, inputs of the wrong shape, and
-  pictures that would be padded to twice their size.
+  pictures of at most half of patch_size 2^(len(widths) - 1).
   """
   checks.not_empty(widths=tuple(widths))
   checks.positive(

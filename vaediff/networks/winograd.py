@@ -7,7 +7,8 @@ eq. 8, section 4.1) take 16,
   Y = A^T [(G g G^T) * (B^T d B)] A,
 
 where d is the window, g the kernel and * the product element by element, which over channels and
-tiles is 16 products of matrices. The other factors hold 0, 1/2 and 1: additions.
+tiles is 16 products of matrices. The elements of the other factors are 0, 1/2 and 1, up to sign:
+additions.
 """
 
 from collections.abc import Sequence
@@ -31,7 +32,7 @@ def conv(x: jax.Array, kernel: jax.Array) -> jax.Array:
 
   x: [B, H, W, Cin]. kernel: [3, 3, Cin, Cout]. Returns [B, H, W, Cout]. Gradients in reverse mode
   only, of as few multiplications: in x a convolution with the flipped kernel, in the kernel the
-  transposed maps. In float32 it is as exact as a plain convolution, to the last bits.
+  transposed maps. Its rounding errors in float32 are less than twice those of a plain convolution.
   """
   return _convolve(x, [[kernel[i, j] for j in range(3)] for i in range(3)], contract=0)
 
