@@ -146,7 +146,7 @@ FIELDS = {
   'patches beyond the picture': (
     CHAIN, 'denoiser.patch_size=16', 'fewer widths or smaller patches',
   ),
-  'tokens beyond the picture': (TRANSFORMER, 'denoiser.patch_size=16', 'padded to 16x16'),
+  'tokens beyond the picture': (TRANSFORMER, 'denoiser.patch_size=16', 'small to be divided by 16'),
   'heads against width': (
     TRANSFORMER, 'denoiser.num_heads=3', 'width 16 is not a multiple of 3; use 18',
   ),
