@@ -23,7 +23,8 @@ def _vae(dataset: str) -> ConfigDict:
   if dataset == 'digits':
     return digits_vae.get_config().unlock()
   config = common.vae('mnist')
-  config.training.update(num_steps=20_000, steps_per_dispatch=500, checkpoint_every=20_000)
+  config.optimizer.learning_rate = 4e-3
+  config.training.update(num_steps=5_000, steps_per_dispatch=500)
   config.evaluation.update(batch_size=1000)
   return config
 
@@ -39,11 +40,11 @@ def _diffusion(dataset: str) -> ConfigDict:
     config.optimizer.learning_rate = 4e-3
     return config
   config = common.diffusion('mnist')
-  config.method.decoder = 'nearest_level'
+  config.method.update(decoder='nearest_level', times='antithetic')
   config.schedule = ConfigDict({'name': 'linear_log_snr', 'T': 250, 'first': 13.3, 'last': -5.0})
   config.denoiser.update(widths=(48, 96), patch_size=2, fourier_exponents=(1, 2, 3, 4, 5, 6))
-  config.optimizer.learning_rate = 2e-3
-  config.training.update(num_steps=6_000, batch_size=64, steps_per_dispatch=20)
+  config.optimizer.update(name='muon', learning_rate=8e-3)
+  config.training.update(num_steps=1_500, batch_size=64, steps_per_dispatch=20)
   config.evaluation.update(batch_size=512, num_times=10)
   return config
 
@@ -103,7 +104,7 @@ def get_config(name: str = ''):
   base, sections = RUNS[run]
   config = base(dataset)
   if variant == 'quick' and run != 'classifier':
-    config.training.num_steps = QUICK_STEPS[config.method.name]
+    config.training.num_steps = min(config.training.num_steps, QUICK_STEPS[config.method.name])
   for section, fields in sections.items():
     if callable(fields):
       fields = fields(config.training.num_steps)
@@ -113,7 +114,9 @@ def get_config(name: str = ''):
       config[section].update(fields)
   if run != 'classifier':
     config.seeds = NUM_SEEDS
-    config.training.checkpoint_every = config.training.num_steps
+    # A U-Net trains for most of an hour; a fifth of it is the most that an interruption costs.
+    num_checkpoints = 5 if config.get('denoiser', {}).get('name') == 'unet' else 1
+    config.training.checkpoint_every = config.training.num_steps // num_checkpoints
     # Curves along training are those of VAEs.
     config.evaluation.every = config.training.num_steps // 10 if config.method.name == 'vae' else 0
     config.sampling.batch_size = 200
