@@ -1,11 +1,12 @@
 """The lecture as a paper: every figure and every claim, computed here.
 
-  python -m experiments.paper --workdir=W [--quick] [--resources=cpus=2] [--workers=N]
+  python -m experiments.paper --workdir=W [--quick] [--only=digits,mnist,published]
+                              [--resources=cpus=2] [--workers=N]
 
 Trains what the figures are computed from (W/runs, five seeds of each run of configs/paper.py but
-the classifier), on digits and MNIST, and the models whose published numbers stand beside ours; with
---quick only the former, on digits, diffusion and the chain with fewer steps, in half an hour on two
-CPU cores. Then W/paper gets
+the classifier), on digits and MNIST, and the models whose published numbers stand beside ours, or
+of these what --only names; with --quick by fewer steps, and without --only on digits alone, in
+half an hour on two CPU cores. Then W/paper gets
 
   NAME_DATASET.npz, .pdf, .png    the numbers of each figure, and the figure (NAME alone where it
                                   is of mathematics); trajectories as .gif too
@@ -17,7 +18,8 @@ What is there is not made again: the same command goes on where it was stopped, 
 files are gone is the only one that is made again, and one whose own code (its file, figure.py and
 measures.py) or runs have changed is made anew; the runs are in folders NAME-HASH, with the
 beginning of their config's hash. --resources is what each run gets, as of a sweep, and --workers
-how many run at a time. The figures are computed in this process, with all devices of the machine.
+how many run at a time. The figures are computed in this process, with all devices of the machine;
+of a CPU with one for each core.
 
 Exit status: 0 done; 2 the input is wrong, with one line that says how to mend it; 1 anything else.
 """
@@ -29,10 +31,12 @@ from pathlib import Path
 from absl import flags
 
 from experiments import compilation_cache, preemption, program, publishing, trials
+from vaediff import parallel
 from vaediff.errors import InputError
 
 WORKDIR = flags.DEFINE_string('workdir', None, 'Folder of the runs and of the paper.')
-QUICK = flags.DEFINE_bool('quick', False, 'Digits alone, with fewer steps.')
+QUICK = flags.DEFINE_bool('quick', False, 'Fewer steps; digits alone, where --only is not given.')
+ONLY = flags.DEFINE_list('only', [], f'Of {", ".join(publishing.CONTENTS)}; all of them.')
 RESOURCES = flags.DEFINE_list('resources', [], 'What each run gets: NAME=VALUE,...')
 WORKERS = flags.DEFINE_integer('workers', None, 'Runs at a time; as many as there is room for.', 1)
 
@@ -45,9 +49,11 @@ def main(argv: Sequence[str]) -> int:
     if '://' in WORKDIR.value:
       raise InputError(f'--workdir={WORKDIR.value} is no folder, which a paper is made in')
     resources = trials.parse_resources(RESOURCES.value, {})
+    contents = publishing.parse_contents(ONLY.value, QUICK.value)
     compilation_cache.enable()
+    parallel.divide_cpu(0, publishing.batch_sizes(QUICK.value))
     with preemption.Guard():
-      publishing.publish(Path(WORKDIR.value), QUICK.value, resources, WORKERS.value)
+      publishing.publish(Path(WORKDIR.value), QUICK.value, contents, resources, WORKERS.value)
     return 0
 
   return program.exit_status(argv, __doc__, body)

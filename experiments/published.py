@@ -163,7 +163,7 @@ ORDERS = (
     _few_steps,
     tuple((f'eta = 0, {steps} steps', f'eta = 1, {steps} steps') for steps in (10, 20, 50)),
     'Fréchet distance in the features of our own classifier, on other data; a schedule linear in '
-    'the log-SNR, T = 250',
+    'the log-SNR',
   ),
 )
 

@@ -9,13 +9,17 @@ from typing import NamedTuple
 from tqdm import tqdm
 
 from configs import paper as runs
-from experiments import claims, local_engine, measures, page, published, trained, workdir
+from experiments import claims, local_engine, measures, page, published, schema, trained, workdir
 from experiments.figures import FIGURES
 from experiments.figures import figure as figure_file
 from experiments.figures.figure import Study
 from experiments.trials import Trial
 from vaediff import data, reporting
-from vaediff.errors import RunError
+from vaediff.errors import InputError, RunError
+
+# Of a paper: the figures of each data set, and the models with published numbers beside ours.
+PUBLISHED = 'published'
+CONTENTS = (*runs.DATASETS, PUBLISHED)
 
 
 class Part(NamedTuple):
@@ -35,22 +39,41 @@ class Part(NamedTuple):
     return ('.pdf', '.png', *(('.gif',) if hasattr(self.module, 'animate') else ()))
 
 
-def publish(folder: Path, quick: bool, resources: Mapping, num_workers: int | None) -> None:
-  """Makes all that is missing of the paper of a folder.
+def parse_contents(names: Sequence[str], quick: bool) -> tuple[str, ...]:
+  """Those of CONTENTS that are named; where none is, all, or of a quick paper digits alone.
+
+  Raises InputError for another name.
+  """
+  for name in names:
+    if name not in CONTENTS:
+      raise InputError(f'--only has {name!r}, which is none of {", ".join(CONTENTS)}')
+  return tuple(name for name in CONTENTS if name in names) or (('digits',) if quick else CONTENTS)
+
+
+def batch_sizes(quick: bool) -> list[int]:
+  """Of all runs: what the devices share on which figures are computed."""
+  configs = (config for dataset in runs.DATASETS for config in _configs(dataset, quick).values())
+  return [size for config in configs for size, _ in schema.batch_sizes(config).values()]
+
+
+def publish(
+  folder: Path, quick: bool, contents: Sequence[str], resources: Mapping, num_workers: int | None
+) -> None:
+  """Makes all that is missing of the paper of a folder. contents: of CONTENTS.
 
   Raises InputError where data or runs are not in order, RunError where a run has failed.
   """
   local_engine.check(resources, num_workers)
-  datasets = ('digits',) if quick else runs.DATASETS
+  datasets = [name for name in contents if name != PUBLISHED]
   configs = {dataset: _configs(dataset, quick) for dataset in datasets}
   for of_dataset in configs.values():
     section = of_dataset['vae']['data']
     data.load(section['name'], section['data_dir'], 'test')  # not there: nothing is begun
   with workdir.locked(folder):
     (folder / 'paper').mkdir(exist_ok=True)
-    parts = list(_parts(configs))
-    missing = [part for part in parts if not _is_computed(folder, part)]
-    trials = [] if quick else _published(resources)
+    figures = list(_figures(configs))
+    missing = [part for part in figures if not _is_computed(folder, part)]
+    trials = _published(resources) if PUBLISHED in contents else []
     trials += _trials(missing, configs)
     _train(folder / 'runs', trials, resources, num_workers)
     studies = {name: Study(name, folder / 'runs', of_set) for name, of_set in configs.items()}
@@ -59,10 +82,10 @@ def publish(folder: Path, quick: bool, resources: Mapping, num_workers: int | No
       for suffix in part.suffixes():
         _file(folder, part, suffix).unlink(missing_ok=True)
       figure_file.save(_file(folder, part, '.npz'), arrays, part.provenance)
-    for part in parts:
+    for part in figures:
       if not all(_file(folder, part, suffix).exists() for suffix in part.suffixes()):
         _draw(folder, part)
-    _judge(folder, parts, configs)
+    _judge(folder, figures, configs)
 
 
 def _configs(dataset: str, quick: bool) -> dict[str, dict]:
@@ -70,7 +93,7 @@ def _configs(dataset: str, quick: bool) -> dict[str, dict]:
   return {name: runs.get_config(f'{dataset}_{name}{variant}').to_dict() for name in runs.RUNS}
 
 
-def _parts(configs: Mapping[str, Mapping[str, dict]]) -> Iterator[Part]:
+def _figures(configs: Mapping[str, Mapping[str, dict]]) -> Iterator[Part]:
   """Every figure for every data set, with what it is computed from."""
   shared = {'commit': workdir.commit(), 'versions': workdir.versions()}
   for name, module in FIGURES.items():

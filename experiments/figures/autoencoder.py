@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from experiments.figures import figure, style
+from experiments.figures import style
 from experiments.figures.figure import Study
 
 TITLE = 'Sampling a plain autoencoder'
@@ -29,10 +29,10 @@ def compute(study: Study) -> dict[str, np.ndarray]:
     'frechet_reconstructed': study.frechet_distances(
       run.over(study.others, run.tools.method.reconstruct)
     ),
-    'frechet_vae': study.frechet_distances(study.run('vae').draw(figure.NUM_SAMPLES)),
+    'frechet_vae': study.frechet_distances(study.run('vae').draw(study.num_samples)),
   }
   for codes in CODES:
-    samples = run.changed(sampler={'codes': codes}).draw(figure.NUM_SAMPLES)
+    samples = run.changed(sampler={'codes': codes}).draw(study.num_samples)
     arrays[f'samples_{codes}'] = study.as_bytes(samples[0][: 2 * NUM_SHOWN])
     arrays[f'frechet_{codes}'] = study.frechet_distances(samples)
   return arrays | {'codes': plane.code_means()[0], 'label': study.held_out.label}

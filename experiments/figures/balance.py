@@ -3,7 +3,7 @@
 import numpy as np
 
 from configs.paper import BETAS, beta_run
-from experiments.figures import figure, style
+from experiments.figures import style
 from experiments.figures.figure import Study
 
 TITLE = 'The balance of reconstruction and KL'
@@ -40,7 +40,7 @@ def compute(study: Study) -> dict[str, np.ndarray]:
     run = study.run(beta_run(beta))
     for name in MEASURES:
       columns[name].append(run.metric(name))
-    samples = run.draw(figure.NUM_SAMPLES)
+    samples = run.draw(study.num_samples)
     reconstructed = run.over_test(run.tools.method.reconstruct)
     columns['frechet'].append(study.frechet_distances(samples))
     columns['sharpness'].append(study.sharpness(reconstructed))

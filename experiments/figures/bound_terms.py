@@ -3,7 +3,7 @@
 import numpy as np
 
 from experiments import measures
-from experiments.figures import figure, style
+from experiments.figures import style
 from experiments.figures.figure import Study
 
 TITLE = 'The bound term by term, and the reverse variance'
@@ -45,7 +45,7 @@ def compute(study: Study) -> dict[str, np.ndarray]:
     arrays[f'nll_bound_{variance}'], arrays['prior_kl'] = scores['nll_bound'], scores['prior_kl']
     arrays[f'frechet_{variance}'] = np.stack(
       [
-        study.frechet_distances(run.changed(sampler={'num_steps': num}).draw(figure.NUM_SAMPLES))
+        study.frechet_distances(run.changed(sampler={'num_steps': num}).draw(study.num_samples))
         for num in NUM_STEPS
       ],
       axis=1,

@@ -3,7 +3,7 @@
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.figures import figure, style
+from experiments.figures import style
 from experiments.figures.figure import Study
 from experiments.trained import Run
 from vaediff import forward_process, likelihoods, random
@@ -28,7 +28,7 @@ def compute(study: Study) -> dict[str, np.ndarray]:
   columns = {name: [] for name in ('frechet', 'frechet_pushed', 'kept')}
   for noise_scale in NOISE_SCALES:
     run = study.run('diffusion').changed(sampler={'noise_scale': noise_scale})
-    ends = run.sample_by(_make_pushed(run), figure.NUM_SAMPLES)
+    ends = run.sample_by(_make_pushed(run), study.num_samples)
     free, pushed = (study.frechet_distances([own[k] for own in ends]) for k in ('free', 'pushed'))
     columns['frechet'].append(free)
     columns['frechet_pushed'].append(pushed)

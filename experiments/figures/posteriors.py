@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.figures import figure, style
+from experiments.figures import style
 from experiments.figures.figure import Study
 from vaediff import analytic
 
@@ -34,7 +34,7 @@ def compute(study: Study) -> dict[str, np.ndarray]:
     run = study.run(name)
     for measure in MEASURES:
       columns[measure].append(run.metric(measure))
-    columns['frechet'].append(study.frechet_distances(run.draw(figure.NUM_SAMPLES)))
+    columns['frechet'].append(study.frechet_distances(run.draw(study.num_samples)))
   arrays |= {name: np.stack(values, axis=1) for name, values in columns.items()}
   arrays['gap'] = np.array([_gap(angle) for angle in np.radians(ANGLES)])
   full = study.run('vae_full')

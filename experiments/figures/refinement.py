@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from experiments.figures import figure, style
+from experiments.figures import style
 from experiments.figures.figure import Study
 
 TITLE = 'Refining a sample'
@@ -26,7 +26,7 @@ def compute(study: Study) -> dict[str, np.ndarray]:
     shown = []
     for iterations in ITERATIONS:
       refined = run.changed(sampler={'refinements': iterations, 'refine_by': way})
-      samples = refined.draw(figure.NUM_SAMPLES)
+      samples = refined.draw(study.num_samples)
       columns['frechet'].append(study.frechet_distances(samples))
       columns['recall'].append(study.recalls(samples))
       columns['sharpness'].append(study.sharpness(samples))

@@ -3,7 +3,7 @@
 import numpy as np
 
 from experiments import measures
-from experiments.figures import figure, style
+from experiments.figures import style
 from experiments.figures.figure import Study
 from experiments.trained import Run
 from vaediff import likelihoods
@@ -27,7 +27,7 @@ def compute(study: Study) -> dict[str, np.ndarray]:
   arrays = {'frechet_floor': study.frechet_floor}
   for name in SYSTEMS:
     run = study.run(name)
-    chains = run.sample_by(_make_chain(run), figure.NUM_SAMPLES)
+    chains = run.sample_by(_make_chain(run), study.num_samples)
     states, log_snr = [chain['x'] for chain in chains], chains[0]['log_snr'][0]
     num_levels = run.tools.experiment.num_levels
     real = list(measures.draw_states(study.train.x, num_levels, log_snr, len(states[0])))

@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 from scipy import stats
 
-from experiments.figures import figure, style
+from experiments.figures import style
 from experiments.figures.figure import Study
 from experiments.trained import Run
 from vaediff import parallel
@@ -36,7 +36,7 @@ def compute(study: Study) -> dict[str, np.ndarray]:
   return {
     'original': study.as_bytes(study.held_out.x[:NUM_SHOWN]),
     'reconstructed': study.as_bytes(reconstructed[0][:NUM_SHOWN]),
-    'samples': study.as_bytes(run.draw(figure.NUM_SAMPLES)[0][: 6 * NUM_SHOWN]),
+    'samples': study.as_bytes(run.draw(study.num_samples)[0][: 6 * NUM_SHOWN]),
     'interpolated': study.as_bytes(_decode(run, paths.reshape(-1, means.shape[-1]))),
     'manifold': study.as_bytes(_decode(plane, square.reshape(-1, 2))),
     'codes': plane.code_means()[0],

@@ -36,7 +36,7 @@ def publish(tmp_path_factory):
     )
 
     def publish():
-      publishing.publish(folder, quick=True, resources=parse_resources([], {}), num_workers=2)
+      publishing.publish(folder, True, ('digits',), parse_resources([], {}), num_workers=2)
 
     publish.folder = folder
     publish()
@@ -130,6 +130,7 @@ def test_a_seed_that_has_failed_is_named(publish):
     (('--workdir={0}', '--quick', '--resources=cpus=4096'), 'more than this machine has'),
     (('--workdir={0}',), 'data set mnist is not prepared'),
     (('--workdir={0}', '--workers=0'), '--workers'),
+    (('--workdir={0}', '--only=digits,cifar10'), "'cifar10', which is none of digits, mnist"),
     (('--workdir=gs://bucket/w',), 'is no folder'),
   ],
 )

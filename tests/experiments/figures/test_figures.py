@@ -61,8 +61,8 @@ def study(tmp_path_factory, succeed):
 def small():
   """Fewer samples and steps, as many as the tiny schedule has."""
   with pytest.MonkeyPatch.context() as patch:
-    patch.setattr(figure, 'NUM_SAMPLES', 24)
-    patch.setattr(samplers, 'STEPS', (5, 20))
+    patch.setattr(figure, 'NUM_SAMPLES', {'digits': 24})
+    patch.setattr(samplers, 'FEW_STEPS', (5,))
     patch.setattr(bound_terms, 'NUM_STEPS', (5, 20))
     patch.setattr(bound_terms, 'NUM_BINS', 4)
     patch.setattr(small_steps, 'SCHEDULES', (5, 20))
