@@ -47,9 +47,7 @@ def _sum_log_sigmoid(z):
   Factors share a logarithm, which costs more than all else here; the rounding of their product is
   that of float32 sums.
   """
-  num_lanes = _NUM_LANES * -(-z.shape[1] // (_NUM_LANES * _MOST_FACTORS))
-  z = jnp.pad(z, ((0, 0), (0, -z.shape[1] % num_lanes)), constant_values=jnp.inf)  # adds nothing
-  z = z.reshape(z.shape[0], -1, num_lanes)
+  z = _in_lanes(z, _NUM_LANES * -(-z.shape[1] // (_NUM_LANES * _MOST_FACTORS)))
   log_products = jnp.log(jnp.prod(1 + jnp.exp(-jnp.abs(z)), axis=1))
   return jnp.sum(jnp.sum(jnp.minimum(z, 0), axis=1) - log_products, axis=1)
 
@@ -60,20 +58,40 @@ def _sum_log_sigmoid_jvp(primals, tangents):
   return _sum_log_sigmoid(z), jnp.sum(jax.nn.sigmoid(-z) * z_dot, axis=1)
 
 
+@jax.custom_jvp
+def _sum_log1mexp(z):
+  """sum_i log(1 - e^-z_i) of z > 0; 0 for those at infinity. [B, D] -> [B].
+
+  By t = tanh(z / 2): 1 - e^-z = 2 t / (1 + t), e^z - 1 = 2 t / (1 - t).
+  """
+  t = jnp.tanh(_in_lanes(z, _NUM_LANES) / 2)
+  return jnp.sum(jnp.sum(jnp.log(2 * t / (1 + t)), axis=1), axis=1)
+
+
+@_sum_log1mexp.defjvp
+def _sum_log1mexp_jvp(primals, tangents):
+  (z,), (z_dot,) = primals, tangents
+  t = jnp.tanh(z / 2)
+  return _sum_log1mexp(z), jnp.sum((1 - t) / (2 * t) * z_dot, axis=1)
+
+
+def _in_lanes(z, num_lanes: int):
+  """[B, D] as [B, ceil(D / num_lanes), num_lanes], filled up with infinities.
+
+  Behind a barrier: inside the sum XLA on CPU would compute z number by number, 20 times as slowly.
+  """
+  z = jax.lax.optimization_barrier(z)
+  z = jnp.pad(z, ((0, 0), (0, -z.shape[1] % num_lanes)), constant_values=jnp.inf)
+  return z.reshape(z.shape[0], -1, num_lanes)
+
+
 def discretized_normal_log_prob(x, mean, log_scale, num_levels: int):
   """log P(level x) under N(mean, exp(log_scale)^2) on [-1, 1] (Ho et al. 2020, eq. 13).
 
   x: [B, ...] levels. mean, log_scale: broadcast to x. Returns [B] nats. Float32-accurate in both
   tails: a mass right of the mean is measured as its mirror image on the left.
   """
-
-  def log_mass(lower, upper):
-    flip = lower + upper > 0
-    lower, upper = jnp.where(flip, -upper, lower), jnp.where(flip, -lower, upper)
-    log_upper = log_ndtr(upper)
-    return log_upper + jnp.log(-jnp.expm1(log_ndtr(lower) - log_upper))
-
-  return _discretized(x, mean, log_scale, num_levels, log_mass, log_ndtr)
+  return _normal_log_prob(x, mean, jnp.exp(-log_scale), num_levels)
 
 
 def discretized_logistic_log_prob(x, mean, log_scale, num_levels: int):
@@ -83,12 +101,31 @@ def discretized_logistic_log_prob(x, mean, log_scale, num_levels: int):
   eq. 2, with the difference of two sigmoids written as a product, which does not cancel:
   sigmoid(b) - sigmoid(a) = sigmoid(b) sigmoid(-a) (1 - e^(a - b)).
   """
+  return _logistic_log_prob(x, mean, jnp.exp(-log_scale), num_levels)
 
-  def log_mass(lower, upper):
-    log_cdf_upper, log_sf_lower = jax.nn.log_sigmoid(upper), jax.nn.log_sigmoid(-lower)
-    return log_cdf_upper + log_sf_lower + jnp.log(-jnp.expm1(lower - upper))
 
-  return _discretized(x, mean, log_scale, num_levels, log_mass, jax.nn.log_sigmoid)
+def _normal_log_prob(x, mean, inverse_scale, num_levels: int):
+  distance, half_width = center(x, num_levels) - mean, 1 / (num_levels - 1)
+  lower, upper = (distance - half_width) * inverse_scale, (distance + half_width) * inverse_scale
+  flip = lower + upper > 0
+  left, right = jnp.where(flip, -upper, lower), jnp.where(flip, -lower, upper)
+  log_right = log_ndtr(right)
+  inner = log_right + jnp.log(-jnp.expm1(log_ndtr(left) - log_right))
+  outer = jnp.where(x == 0, log_ndtr(upper), log_ndtr(-lower))
+  return gaussian.sum_event(jnp.where((x == 0) | (x == num_levels - 1), outer, inner))
+
+
+def _logistic_log_prob(x, mean, inverse_scale, num_levels: int):
+  distance, half_width = center(x, num_levels) - mean, 1 / (num_levels - 1)
+  # The outer levels reach to infinity, which leaves one of the three factors.
+  is_lowest, is_highest = x == 0, x == num_levels - 1
+  below_upper = jnp.where(is_highest, jnp.inf, (distance + half_width) * inverse_scale)
+  above_lower = jnp.where(is_lowest, jnp.inf, (half_width - distance) * inverse_scale)
+  width = jnp.where(is_lowest | is_highest, jnp.inf, 2 * half_width * inverse_scale)
+  below_upper, above_lower, width = (
+    z.reshape(len(x), -1) for z in (below_upper, above_lower, width)
+  )
+  return _sum_log_sigmoid(below_upper) + _sum_log_sigmoid(above_lower) + _sum_log1mexp(width)
 
 
 @jax.custom_jvp
@@ -209,7 +246,7 @@ def discretized_normal(num_levels: int, scale: float | None = None) -> Likelihoo
 
   scale: a fixed standard deviation in units of [-1, 1].
   """
-  return _location_scale(num_levels, scale, discretized_normal_log_prob, random.normal)
+  return _location_scale(num_levels, scale, _normal_log_prob, random.normal)
 
 
 def discretized_logistic(num_levels: int, scale: float | None = None) -> Likelihood:
@@ -217,41 +254,28 @@ def discretized_logistic(num_levels: int, scale: float | None = None) -> Likelih
 
   scale: a fixed scale parameter in units of [-1, 1].
   """
-  return _location_scale(num_levels, scale, discretized_logistic_log_prob, random.logistic)
+  return _location_scale(num_levels, scale, _logistic_log_prob, random.logistic)
 
 
 def _location_scale(num_levels: int, scale: float | None, level_log_prob, noise) -> Likelihood:
   def split(outputs):
+    """The location, and the inverse of the scale."""
     if scale is not None:
-      return outputs, math.log(scale)
+      return outputs, 1 / scale
     mean, log_scale = jnp.split(outputs, 2, axis=-1)
     # Softly bounded below at a tenth of the distance of two levels: past that, all mass is on one
-    # level, where the gradient of the log-scale vanishes while its value runs away.
-    floor = math.log(0.2 / (num_levels - 1))
-    return mean, floor + jax.nn.softplus(log_scale - floor)
+    # level, where the gradient of the log-scale vanishes while its value runs away. The scale is
+    # floor + exp(log_scale), by sigmoids in place of logarithms.
+    floor = 0.2 / (num_levels - 1)
+    return mean, jax.nn.sigmoid(math.log(floor) - log_scale) / floor
 
   def sample(keys, outputs):
-    mean, log_scale = split(outputs)
-    return quantize(mean + jnp.exp(log_scale) * noise(keys, mean.shape), num_levels)
+    mean, inverse_scale = split(outputs)
+    return quantize(mean + noise(keys, mean.shape) / inverse_scale, num_levels)
 
   return Likelihood(
     num_outputs=2 if scale is None else 1,
     log_prob=lambda outputs, x: level_log_prob(x, *split(outputs), num_levels),
     mean=lambda outputs: quantize(split(outputs)[0], num_levels),
     sample=sample,
-  )
-
-
-def _discretized(x, mean, log_scale, num_levels: int, log_mass, log_cdf):
-  """Sums over the event the log-mass of each level's interval, the outer ones reaching to infinity.
-
-  log_mass(lower, upper): of an interval, in units of the scale. log_cdf(z), of a symmetric density.
-  """
-  distance = center(x, num_levels) - mean
-  half_width, inverse_scale = 1 / (num_levels - 1), jnp.exp(-log_scale)
-  lower, upper = (distance - half_width) * inverse_scale, (distance + half_width) * inverse_scale
-  inner = log_mass(lower, upper)
-  is_lowest, is_highest = x == 0, x == num_levels - 1
-  return gaussian.sum_event(
-    jnp.where(is_lowest, log_cdf(upper), jnp.where(is_highest, log_cdf(-lower), inner))
   )
