@@ -509,19 +509,21 @@ def judge(figures: Mapping[str, Mapping[str, Arrays]]) -> list[dict]:
         of_data = dataset if np.ndim(effect) else ''
         effects[', '.join(filter(None, (of_data, condition)))] = effect
     found = [evidence(condition, effect) for condition, effect in effects.items()]
-    if not found:
-      continue
-    judged.append(
-      {
-        'section': claim.section,
-        'claim': claim.says,
-        'effect': claim.effect,
-        'figure': claim.figure,
-        'evidence': [e._asdict() for e in found],
-        'verdict': verdict(found),
-      }
-    )
+    if found:
+      judged.append(entry(claim, found))
   return judged
+
+
+def entry(claim: Claim, found: list[Evidence]) -> dict:
+  """A claim with its evidence and what follows from it, as claims.json has it."""
+  return {
+    'section': claim.section,
+    'claim': claim.says,
+    'effect': claim.effect,
+    'figure': claim.figure,
+    'evidence': [e._asdict() for e in found],
+    'verdict': verdict(found),
+  }
 
 
 def markdown(judged: list[dict]) -> str:
@@ -547,7 +549,13 @@ def in_words(found: Mapping) -> str:
   return f'{found["condition"]}: {numbers}' if found['condition'] else numbers
 
 
-def computed_at(commits: Mapping[str, Sequence[str]]) -> str:
-  """Behind "computed at commit". commits: those of the 'figures', and of the 'runs' they show."""
-  figures, runs = (' and '.join(commits[kind]) for kind in ('figures', 'runs'))
-  return f'{figures}, of runs at commit {runs}'
+def computed_at(commits: Mapping[str, Mapping[str, Sequence[str]]]) -> str:
+  """Behind "computed at commit".
+
+  commits: {data set: those of the 'figures', and of the 'runs' that they show}, '' for mathematics.
+  """
+  parts = []
+  for dataset, found in commits.items():
+    figures, runs = (' and '.join(found[kind]) for kind in ('figures', 'runs'))
+    parts.append(f'{figures}{runs and f", of runs at commit {runs}"} ({dataset or "mathematics"})')
+  return '; '.join(parts)

@@ -3,7 +3,9 @@
   python -m experiments.gallery --paper=W/paper
 
 W is the workdir of `python -m experiments.paper`. Writes docs/paper/, and into docs/lecture.md at
-which commit it was computed and, behind each claim, what was measured of it.
+which commit it was computed and, behind each claim, what was measured of it. What docs/paper has of
+other data sets, and the published numbers whose runs this paper lacks, stay: a paper can be brought
+in parts.
 
 Exit status: 0 done; 2 the input is wrong, with one line that says how to mend it; 1 anything else.
 """
@@ -17,7 +19,8 @@ from pathlib import Path
 
 from absl import flags
 
-from experiments import claims, program
+from configs import paper as runs
+from experiments import claims, program, published
 from vaediff import reporting
 from vaediff.errors import InputError
 
@@ -40,22 +43,68 @@ def main(argv: Sequence[str]) -> int:
 
 
 def bring(paper: Path, docs: Path) -> None:
-  """Copies pictures and numbers of a paper into docs/paper, and tells docs/lecture.md.
+  """Brings pictures and numbers of a paper into docs/paper, and tells docs/lecture.md.
 
   Raises InputError where the folder has no paper in it, and where the lecture lacks a line.
   """
-  files = [paper / name for name in ('claims.json', 'results.json', 'results.md')]
-  if not all(path.exists() for path in files):
+  names = ('claims.json', 'results.json')
+  if not all((paper / name).exists() for name in names):
     raise InputError(
       f'{paper} holds no paper; python -m experiments.paper --workdir=W makes W/paper'
     )
-  told = tell((docs / 'lecture.md').read_text(), json.loads(files[0].read_text()))
   (docs / 'paper').mkdir(exist_ok=True)
-  for path in [*files, *sorted(paper.glob('*.gif'))]:
+  measured, compared = (json.loads((paper / name).read_text()) for name in names)
+  if all((docs / 'paper' / name).exists() for name in names):
+    old = [json.loads((docs / 'paper' / name).read_text()) for name in names]
+    measured, compared = join_claims(old[0], measured), join_results(old[1], compared)
+  told = tell((docs / 'lecture.md').read_text(), measured)
+  for name, found in zip(names, (measured, compared), strict=True):
+    reporting.write_json(docs / 'paper' / name, found)
+  (docs / 'paper' / 'results.md').write_text(published.markdown(compared))
+  for path in sorted(paper.glob('*.gif')):
     shutil.copy(path, docs / 'paper' / path.name)
   for path in sorted(paper.glob('*.png')):
     _write_small(path, docs / 'paper' / path.name)
   (docs / 'lecture.md').write_text(told)
+
+
+def join_claims(old: Mapping, new: Mapping) -> dict:
+  """claims.json of two papers: of data sets that are in both, what is in the new one.
+
+  Of a claim whose effect is another one now, nothing old stays.
+  """
+  joined = []
+  for claim in claims.CLAIMS:
+    before, after = (
+      [
+        claims.Evidence(**found)
+        for entry in one['claims']
+        if (entry['claim'], entry['effect']) == (claim.says, claim.effect)
+        for found in entry['evidence']
+      ]
+      for one in (old, new)
+    )
+    found = [own for own in before if _dataset(own) not in new['commits']] + after
+    if found:
+      found.sort(key=lambda own: ('', *runs.DATASETS).index(_dataset(own)))
+      joined.append(claims.entry(claim, found))
+  return {'commits': dict(sorted({**old['commits'], **new['commits']}.items())), 'claims': joined}
+
+
+def _dataset(found: claims.Evidence) -> str:
+  """The data set of a piece of evidence, '' for mathematics."""
+  name = found.condition.partition(',')[0]
+  return name if name in runs.DATASETS else ''
+
+
+def join_results(old: Mapping, new: Mapping) -> dict[str, list[dict]]:
+  """results.json of two papers: of what is in both, the new one's."""
+  keys = {'numbers': ('source', 'what'), 'orders': ('source', 'dataset')}
+  joined = {}
+  for kind, names in keys.items():
+    entries = [*old[kind], *new[kind]]
+    joined[kind] = list({tuple(entry[name] for name in names): entry for entry in entries}.values())
+  return joined
 
 
 def tell(text: str, measured: Mapping) -> str:

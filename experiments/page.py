@@ -28,9 +28,7 @@ td.number { font-variant-numeric: tabular-nums; }
 """
 
 
-def html(
-  parts: Sequence, judged: Sequence[Mapping], compared: Mapping, commits: Mapping[str, list[str]]
-) -> str:
+def html(parts: Sequence, judged: Sequence[Mapping], compared: Mapping, commits: Mapping) -> str:
   """The page. parts: as of `publishing`. judged: of `claims.judge`. compared: of
   `published.compare`. commits: see `claims.computed_at`.
   """

@@ -200,13 +200,17 @@ def _commits_of_runs(folder: Path, part: Part, configs: Mapping[str, dict]) -> s
 
 def _judge(folder: Path, parts: Sequence[Part], configs: Mapping[str, Mapping[str, dict]]) -> None:
   """Writes the claims, the comparison with what is published, and the page."""
-  arrays, found = {}, {'figures': set(), 'runs': set()}
+  arrays, found = {}, {}
   for part in parts:
     own, provenance = figure_file.load(_file(folder, part, '.npz'))
     arrays.setdefault(part.name, {})[part.dataset] = own
-    found['figures'].add(provenance['commit'])
-    found['runs'] |= _commits_of_runs(folder / 'runs', part, configs.get(part.dataset, {}))
-  commits = {kind: sorted(own) for kind, own in found.items()}
+    of_dataset = found.setdefault(part.dataset, {'figures': set(), 'runs': set()})
+    of_dataset['figures'].add(provenance['commit'])
+    of_dataset['runs'] |= _commits_of_runs(folder / 'runs', part, configs.get(part.dataset, {}))
+  commits = {
+    dataset: {kind: sorted(own) for kind, own in of_dataset.items()}
+    for dataset, of_dataset in sorted(found.items())
+  }
   judged, compared = claims.judge(arrays), published.compare(folder / 'runs', arrays)
   words = {
     'claims.md': claims.markdown(judged),

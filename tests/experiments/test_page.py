@@ -41,7 +41,10 @@ ORDER = {
   'verdict': 'supported',
   'differs': 'all',
 }
-COMMITS = {'figures': ['abc'], 'runs': ['abc', 'def-dirty']}
+COMMITS = {
+  '': {'figures': ['abc'], 'runs': []},
+  'digits': {'figures': ['abc'], 'runs': ['abc', 'def-dirty']},
+}
 TEXT = page.html(PARTS, JUDGED, {'numbers': [NUMBER], 'orders': [ORDER]}, COMMITS)
 
 
@@ -51,7 +54,7 @@ def test_everything_is_on_the_page():
     assert f'href="{part.stem}.npz"' in TEXT
   assert 'src="f13_trajectories.gif"' in TEXT
   assert 'src="f12_samplers_digits.gif"' not in TEXT
-  commits = 'at commit abc, of runs at commit abc and def-dirty', '1 cpu, 0123456'
+  commits = 'abc (mathematics); abc, of runs at commit abc and def-dirty (digits)', '1 cpu, 0123456'
   for words in ('KL(q | p) &lt; 1.', '87.12', '2.5', 'this &amp; that', *commits):
     assert words in TEXT
 
