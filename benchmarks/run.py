@@ -29,6 +29,7 @@ SUITES = (
   'unet',
   'sampling',
   'muon',
+  'likelihoods',
   'importance_sampling',
   'start',
   'overheads',
