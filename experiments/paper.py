@@ -1,12 +1,13 @@
 """The lecture as a paper: every figure and every claim, computed here.
 
   python -m experiments.paper --workdir=W [--quick] [--only=digits,mnist,published]
-                              [--resources=cpus=2] [--workers=N]
+                              [--figures=f01_autoencoder,...] [--resources=cpus=2] [--workers=N]
 
 Trains what the figures are computed from (W/runs, five seeds of each run of configs/paper.py but
 the classifier), on digits and MNIST, and the models whose published numbers stand beside ours, or
 of these what --only names; with --quick by fewer steps, and without --only on digits alone, in
-half an hour on two CPU cores. Then W/paper gets
+half an hour on two CPU cores. With --figures there are those figures alone, and the claims that
+rest on them. Then W/paper gets
 
   NAME_DATASET.npz, .pdf, .png    the numbers of each figure, and the figure (NAME alone where it
                                   is of mathematics); trajectories as .gif too
@@ -37,6 +38,7 @@ from vaediff.errors import InputError
 WORKDIR = flags.DEFINE_string('workdir', None, 'Folder of the runs and of the paper.')
 QUICK = flags.DEFINE_bool('quick', False, 'Fewer steps; digits alone, where --only is not given.')
 ONLY = flags.DEFINE_list('only', [], f'Of {", ".join(publishing.CONTENTS)}; all of them.')
+FIGURES = flags.DEFINE_list('figures', [], 'Their names; all of them.')
 RESOURCES = flags.DEFINE_list('resources', [], 'What each run gets: NAME=VALUE,...')
 WORKERS = flags.DEFINE_integer('workers', None, 'Runs at a time; as many as there is room for.', 1)
 
@@ -50,10 +52,13 @@ def main(argv: Sequence[str]) -> int:
       raise InputError(f'--workdir={WORKDIR.value} is no folder, which a paper is made in')
     resources = trials.parse_resources(RESOURCES.value, {})
     contents = publishing.parse_contents(ONLY.value, QUICK.value)
+    figures = publishing.parse_figures(FIGURES.value)
     compilation_cache.enable()
     parallel.divide_cpu(0, publishing.batch_sizes(QUICK.value))
     with preemption.Guard():
-      publishing.publish(Path(WORKDIR.value), QUICK.value, contents, resources, WORKERS.value)
+      publishing.publish(
+        Path(WORKDIR.value), QUICK.value, contents, figures, resources, WORKERS.value
+      )
     return 0
 
   return program.exit_status(argv, __doc__, body)

@@ -50,6 +50,14 @@ def parse_contents(names: Sequence[str], quick: bool) -> tuple[str, ...]:
   return tuple(name for name in CONTENTS if name in names) or (('digits',) if quick else CONTENTS)
 
 
+def parse_figures(names: Sequence[str]) -> tuple[str, ...]:
+  """Those of FIGURES that are named; where none is, all. Raises InputError for another name."""
+  for name in names:
+    if name not in FIGURES:
+      raise InputError(f'--figures has {name!r}, which is none of {", ".join(FIGURES)}')
+  return tuple(name for name in FIGURES if name in names) or tuple(FIGURES)
+
+
 def batch_sizes(quick: bool) -> list[int]:
   """Of all runs: what the devices share on which figures are computed."""
   configs = (config for dataset in runs.DATASETS for config in _configs(dataset, quick).values())
@@ -57,9 +65,16 @@ def batch_sizes(quick: bool) -> list[int]:
 
 
 def publish(
-  folder: Path, quick: bool, contents: Sequence[str], resources: Mapping, num_workers: int | None
+  folder: Path,
+  quick: bool,
+  contents: Sequence[str],
+  figures: Sequence[str],
+  resources: Mapping,
+  num_workers: int | None,
 ) -> None:
-  """Makes all that is missing of the paper of a folder. contents: of CONTENTS.
+  """Makes all that is missing of the paper of a folder.
+
+  contents: of CONTENTS. figures: of FIGURES.
 
   Raises InputError where data or runs are not in order, RunError where a run has failed.
   """
@@ -71,8 +86,8 @@ def publish(
     data.load(section['name'], section['data_dir'], 'test')  # not there: nothing is begun
   with workdir.locked(folder):
     (folder / 'paper').mkdir(exist_ok=True)
-    figures = list(_figures(configs))
-    missing = [part for part in figures if not _is_computed(folder, part)]
+    parts = list(_parts(configs, figures))
+    missing = [part for part in parts if not _is_computed(folder, part)]
     trials = _published(resources) if PUBLISHED in contents else []
     trials += _trials(missing, configs)
     _train(folder / 'runs', trials, resources, num_workers)
@@ -82,10 +97,10 @@ def publish(
       for suffix in part.suffixes():
         _file(folder, part, suffix).unlink(missing_ok=True)
       figure_file.save(_file(folder, part, '.npz'), arrays, part.provenance)
-    for part in figures:
+    for part in parts:
       if not all(_file(folder, part, suffix).exists() for suffix in part.suffixes()):
         _draw(folder, part)
-    _judge(folder, figures, configs)
+    _judge(folder, parts, configs)
 
 
 def _configs(dataset: str, quick: bool) -> dict[str, dict]:
@@ -93,10 +108,11 @@ def _configs(dataset: str, quick: bool) -> dict[str, dict]:
   return {name: runs.get_config(f'{dataset}_{name}{variant}').to_dict() for name in runs.RUNS}
 
 
-def _figures(configs: Mapping[str, Mapping[str, dict]]) -> Iterator[Part]:
-  """Every figure for every data set, with what it is computed from."""
+def _parts(configs: Mapping[str, Mapping[str, dict]], figures: Sequence[str]) -> Iterator[Part]:
+  """These figures for every data set, with what they are computed from."""
   shared = {'commit': workdir.commit(), 'versions': workdir.versions()}
-  for name, module in FIGURES.items():
+  for name in figures:
+    module = FIGURES[name]
     code = [Path(file.__file__).read_bytes() for file in (module, figure_file, trained, measures)]
     own = {'figure': name, 'code': hashlib.sha256(b''.join(code)).hexdigest(), **shared}
     for dataset in configs if module.RUNS else ('',):
@@ -118,12 +134,15 @@ def _is_computed(folder: Path, part: Part) -> bool:
 
 
 def _trials(missing: Sequence[Part], configs: Mapping[str, Mapping[str, dict]]) -> list[Trial]:
-  """The runs that the missing figures need, the longest first."""
+  """The runs that the missing figures need, those with a denoiser, the longest, first."""
   needed = {(run, part.dataset) for part in missing for run in part.module.RUNS}
-  order = list(runs.RUNS)[::-1]  # those of diffusion come last there
+
+  def place(pair: tuple[str, str]):
+    run, dataset = pair
+    return 'denoiser' not in configs[dataset][run], list(runs.RUNS).index(run), dataset
+
   return [
-    _trial(f'{dataset}_{run}', configs[dataset][run])
-    for run, dataset in sorted(needed, key=lambda pair: (order.index(pair[0]), pair[1]))
+    _trial(f'{dataset}_{run}', configs[dataset][run]) for run, dataset in sorted(needed, key=place)
   ]
 
 
