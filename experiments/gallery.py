@@ -71,9 +71,10 @@ def bring(paper: Path, docs: Path) -> None:
 def join_claims(old: Mapping, new: Mapping) -> dict:
   """claims.json of two papers: of data sets that are in both, what is in the new one.
 
-  Of a claim whose effect is another one now, nothing old stays.
+  What is exact, of no data set, stays where the new one has not measured it. Of a claim whose
+  effect is another one now, nothing old stays.
   """
-  joined = []
+  datasets, joined = set(new['commits']) - {''}, []
   for claim in claims.CLAIMS:
     before, after = (
       [
@@ -84,7 +85,9 @@ def join_claims(old: Mapping, new: Mapping) -> dict:
       ]
       for one in (old, new)
     )
-    found = [own for own in before if _dataset(own) not in new['commits']] + after
+    measured = {own.condition for own in after}
+    kept = [own for own in before if _dataset(own) not in datasets]
+    found = [own for own in kept if own.condition not in measured] + after
     if found:
       found.sort(key=lambda own: ('', *runs.DATASETS).index(_dataset(own)))
       joined.append(claims.entry(claim, found))

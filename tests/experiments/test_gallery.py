@@ -95,6 +95,7 @@ def test_what_a_paper_lacks_stays(paper, tmp_path):
   old = [a_claim(first, 1, 'digits, before'), a_claim(second, 2, 'mnist')]
   old += [a_claim(third, 3, 'mnist') | {'effect': 'another one'}]
   old[0]['evidence'] += a_claim(first, 0.5, 'mnist, a condition')['evidence']
+  old[0]['evidence'] += a_claim(first, 2, 'exactly')['evidence']
   old = {'commits': commits('digits', 'mnist'), 'claims': old}
   old['commits']['digits']['figures'] = ['an old one']
   (docs / 'paper' / 'claims.json').write_text(json.dumps(old))
@@ -105,7 +106,7 @@ def test_what_a_paper_lacks_stays(paper, tmp_path):
   assert joined['commits'] == commits('digits', 'mnist')
   assert [entry['claim'] for entry in joined['claims']] == [first.says, second.says]
   conditions = [found['condition'] for found in joined['claims'][0]['evidence']]
-  assert conditions == ['digits', 'mnist, a condition']
+  assert conditions == ['exactly', 'digits', 'mnist, a condition']
   assert joined['claims'][0]['verdict'].startswith(claims.DEPENDS)
   numbers = json.loads((docs / 'paper' / 'results.json').read_text())['numbers']
   assert {entry['what']: entry['ours'] for entry in numbers} == {'an IWAE': 84.5, 'a VAE': 86.5}
