@@ -3,9 +3,9 @@
   python -m experiments.run --config=configs/paper.py:digits_vae --workdir=runs/paper_digits_vae
 
 Names are DATASET_RUN, of DATASETS and RUNS, with `,quick` behind them for QUICK_STEPS, or `,tiny`
-for the same in seconds. `python -m experiments.paper` runs all that its figures ask for. A quick one
-takes between 10 seconds and 4 minutes on one CPU core on digits, and 2 to 4 minutes on MNIST; but
-diffusion on MNIST, and the chain of denoisers, more than an hour. The networks are multi-layer
+for the same in seconds. `python -m experiments.paper` runs all that its figures ask for. A quick
+one takes between 10 seconds and 4 minutes on one CPU core on digits, and 2 to 4 minutes on MNIST;
+but diffusion on MNIST, and the chain of denoisers, more than an hour. The networks are multi-layer
 perceptrons, except the classifiers, which are convolutional, and on MNIST diffusion and the chain,
 which have one U-Net.
 """
