@@ -2,7 +2,7 @@
 
   python -m experiments.run --config=configs/paper.py:digits_vae --workdir=runs/paper_digits_vae
 
-Names are DATASET_RUN, of DATASETS and RUNS, with `,quick` behind them for QUICK_STEPS, or `,tiny`
+Names are DATASET_RUN, of DATASETS and RUNS, with `,quick` behind them for QUICK, or `,tiny`
 for the same in seconds. `python -m experiments.paper` runs all that its figures ask for. A quick
 one takes between 10 seconds and 4 minutes on one CPU core on digits, and 2 to 4 minutes on MNIST;
 but diffusion on MNIST, and the chain of denoisers, more than an hour. The networks are multi-layer
@@ -85,10 +85,25 @@ RUNS = {
   'diffusion': (_diffusion, {}),
   'diffusion_interpolated': (_diffusion, {'method': {'variance': 'interpolated'}}),
 }
-# Steps of a quick training, by data set; those of a whole one are as many or more.
-QUICK_STEPS = {
-  'digits': {'vae': 2_000, 'autoencoder': 2_000, 'diffusion': 3_000, 'denoising_chain': 3_000},
-  'mnist': {'vae': 1_000, 'autoencoder': 1_000, 'diffusion': 1_500, 'denoising_chain': 1_500},
+# What a quick training has less of, by data set and method: {section: fields}.
+_QUICK_UNET = {
+  'denoiser': {'widths': (32, 64)},
+  'training': {'num_steps': 1_500, 'batch_size': 32},
+  'evaluation': {'num_times': 2},
+}
+QUICK = {
+  'digits': {
+    'vae': {'training': {'num_steps': 2_000}},
+    'autoencoder': {'training': {'num_steps': 2_000}},
+    'diffusion': {'training': {'num_steps': 3_000}},
+    'denoising_chain': {'training': {'num_steps': 3_000}},
+  },
+  'mnist': {
+    'vae': {'training': {'num_steps': 1_000}},
+    'autoencoder': {'training': {'num_steps': 1_000}},
+    'diffusion': _QUICK_UNET,
+    'denoising_chain': _QUICK_UNET,
+  },
 }
 # The runs whose curves along training a figure shows.
 CURVES = ('vae', 'vae_warmup', 'vae_cyclical', 'vae_free_bits')
@@ -110,7 +125,8 @@ def get_config(name: str = ''):
   base, sections = RUNS[run]
   config = base(dataset)
   if variant == 'quick' and run != 'classifier':
-    config.training.num_steps = QUICK_STEPS[dataset][config.method.name]
+    for section, fields in QUICK[dataset][config.method.name].items():
+      config[section].update(fields)
   for section, fields in sections.items():
     if callable(fields):
       fields = fields(config.training.num_steps)
