@@ -89,7 +89,6 @@ RUNS = {
 _QUICK_UNET = {
   'denoiser': {'widths': (32, 64)},
   'training': {'num_steps': 1_500, 'batch_size': 32},
-  'evaluation': {'num_times': 2},
 }
 QUICK = {
   'digits': {
@@ -101,7 +100,7 @@ QUICK = {
   'mnist': {
     'vae': {'training': {'num_steps': 1_000}},
     'autoencoder': {'training': {'num_steps': 1_000}},
-    'diffusion': _QUICK_UNET,
+    'diffusion': _QUICK_UNET | {'evaluation': {'num_times': 2}},
     'denoising_chain': _QUICK_UNET,
   },
 }
