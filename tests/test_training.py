@@ -296,6 +296,19 @@ def test_a_state_at_another_step_is_left_alone():
   assert_identical(after, initial_state(METHOD))
 
 
+def test_the_norm_is_that_of_all_leaves_together():
+  rng = np.random.default_rng(0)
+  x, y, bias = (rng.normal(size=size).astype(np.float32) for size in ((16, 40), (16, 70), (3,)))
+
+  @jax.jit
+  def norm(x, y, bias):
+    return training.norm({'kernel': (x.T @ y).T, 'bias': bias, 'scale': jnp.float32(2)})
+
+  kernel = y.T.astype(np.float64) @ x
+  exact = np.sqrt(np.sum(kernel**2) + np.sum(bias.astype(np.float64) ** 2) + 4)
+  np.testing.assert_allclose(norm(x, y, bias), exact, rtol=1e-6)
+
+
 def test_the_average_is_bias_corrected_from_the_first_step():
   decay, values = 0.999, np.random.default_rng(0).normal(size=8).astype(np.float32)
   average = jnp.float32(1.0)  # what stands there before the first step must not matter

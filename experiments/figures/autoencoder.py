@@ -25,7 +25,7 @@ def compute(study: Study) -> dict[str, np.ndarray]:
   arrays = {
     'original': study.as_bytes(study.held_out.x[:NUM_SHOWN]),
     'reconstructed': study.as_bytes(reconstructed[0][:NUM_SHOWN]),
-    'frechet_floor': study.frechet_floor,
+    'frechet_floor': study.frechet_floor(study.num_samples),
     'frechet_reconstructed': study.frechet_distances(
       run.over(study.others, run.tools.method.reconstruct)
     ),

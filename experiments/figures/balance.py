@@ -32,7 +32,7 @@ NUM_SHOWN = 8
 
 def compute(study: Study) -> dict[str, np.ndarray]:
   columns = {name: [] for name in (*MEASURES, 'frechet', 'spread', 'from_average', 'sharpness')}
-  arrays = {'beta': np.array(BETAS), 'frechet_floor': study.frechet_floor}
+  arrays = {'beta': np.array(BETAS), 'frechet_floor': study.frechet_floor(study.num_samples)}
   pictures, average = study.held_out.x, study.train.x.mean(axis=0, dtype=np.float64)
   arrays['log_num'] = np.log(len(pictures))
   arrays['original'] = study.as_bytes(pictures[:NUM_SHOWN])

@@ -28,7 +28,7 @@ NUM_BINS = 25
 
 
 def compute(study: Study) -> dict[str, np.ndarray]:
-  arrays = {'steps': np.array(NUM_STEPS), 'frechet_floor': study.frechet_floor}
+  arrays = {'steps': np.array(NUM_STEPS), 'frechet_floor': study.frechet_floor(study.num_chains)}
   for variance in VARIANCES:
     run = study.run('diffusion_interpolated' if variance == 'interpolated' else 'diffusion')
     run = run.changed(method={'variance': variance}, fit={'num_examples': NUM_FITTED})
@@ -45,7 +45,7 @@ def compute(study: Study) -> dict[str, np.ndarray]:
     arrays[f'nll_bound_{variance}'], arrays['prior_kl'] = scores['nll_bound'], scores['prior_kl']
     arrays[f'frechet_{variance}'] = np.stack(
       [
-        study.frechet_distances(run.changed(sampler={'num_steps': num}).draw(study.num_samples))
+        study.frechet_distances(run.changed(sampler={'num_steps': num}).draw(study.num_chains))
         for num in NUM_STEPS
       ],
       axis=1,

@@ -24,11 +24,14 @@ NUM_LEVELS = 25
 
 
 def compute(study: Study) -> dict[str, np.ndarray]:
-  arrays = {'noise_scale': np.array(NOISE_SCALES), 'frechet_floor': study.frechet_floor}
+  arrays = {
+    'noise_scale': np.array(NOISE_SCALES),
+    'frechet_floor': study.frechet_floor(study.num_chains),
+  }
   columns = {name: [] for name in ('frechet', 'frechet_pushed', 'kept')}
   for noise_scale in NOISE_SCALES:
     run = study.run('diffusion').changed(sampler={'noise_scale': noise_scale})
-    ends = run.sample_by(_make_pushed(run), study.num_samples)
+    ends = run.sample_by(_make_pushed(run), study.num_chains)
     free, pushed = (study.frechet_distances([own[k] for own in ends]) for k in ('free', 'pushed'))
     columns['frechet'].append(free)
     columns['frechet_pushed'].append(pushed)

@@ -26,8 +26,10 @@ from vaediff.evaluation import quality
 
 # What a .npz says of itself, as JSON in an array.
 PROVENANCE = 'provenance'
-# Of each seed, wherever samples are compared with data: fewer of a network that costs more.
+# Of each seed, wherever samples are compared with data, and of those that a chain ends with: fewer
+# of a network that costs more.
 NUM_SAMPLES = {'digits': 1_000, 'mnist': 400}
+NUM_CHAINS = {'digits': 1_000, 'mnist': 200}
 
 
 class Study:
@@ -70,6 +72,11 @@ class Study:
     return NUM_SAMPLES[self.dataset]
 
   @property
+  def num_chains(self) -> int:
+    """The same, where a sample is the end of a chain."""
+    return NUM_CHAINS[self.dataset]
+
+  @property
   def train(self) -> data.Split:
     return self.run('classifier').tools.experiment.dataset.train
 
@@ -99,7 +106,7 @@ class Study:
 
   @property
   def others(self) -> data.Split:
-    """The training pictures of `frechet_floor`: as many others as samples are compared with."""
+    """The other training pictures of `frechet_floor`."""
     _, index = self._halves
     return data.Split('others', self.train.x[index], self.train.label[index])
 
@@ -120,13 +127,12 @@ class Study:
   def _compare(self, measure: Callable, of_seeds: Sequence[np.ndarray]) -> np.ndarray:
     half, _ = self._halves
     fakes = [self._describe(np.asarray(x[: len(half)]))['features'] for x in of_seeds]
-    return np.array([measure(self._features[half], fake) for fake in fakes])
+    return np.array([measure(self._features[half[: len(fake)]], fake) for fake in fakes])
 
-  @property
-  def frechet_floor(self) -> np.ndarray:
-    """The Frechet distance of as many other training pictures, a scalar."""
-    half, other = self._halves
-    return np.array(quality.frechet_distance(self._features[half], self._features[other]).value)
+  def frechet_floor(self, num: int) -> np.ndarray:
+    """The Frechet distance of so many training pictures to as many others, a scalar."""
+    real, other = (self._features[half[:num]] for half in self._halves)
+    return np.array(quality.frechet_distance(real, other).value)
 
   def sharpness(self, of_seeds: Sequence[np.ndarray]) -> np.ndarray:
     """The sharpness of samples, that of real pictures being 1, [S]."""

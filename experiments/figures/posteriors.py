@@ -28,7 +28,7 @@ ANGLES = np.linspace(5, 90, 18)
 
 
 def compute(study: Study) -> dict[str, np.ndarray]:
-  arrays = {'frechet_floor': study.frechet_floor, 'angle': ANGLES}
+  arrays = {'frechet_floor': study.frechet_floor(study.num_samples), 'angle': ANGLES}
   columns = {name: [] for name in (*MEASURES, 'frechet')}
   for name in LABELS:
     run = study.run(name)

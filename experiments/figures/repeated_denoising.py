@@ -24,10 +24,10 @@ NUM_LEVELS = 11
 
 
 def compute(study: Study) -> dict[str, np.ndarray]:
-  arrays = {'frechet_floor': study.frechet_floor}
+  arrays = {'frechet_floor': study.frechet_floor(study.num_chains)}
   for name in SYSTEMS:
     run = study.run(name)
-    chains = run.sample_by(_make_chain(run), study.num_samples)
+    chains = run.sample_by(_make_chain(run), study.num_chains)
     states, log_snr = [chain['x'] for chain in chains], chains[0]['log_snr'][0]
     num_levels = run.tools.experiment.num_levels
     real = list(measures.draw_states(study.train.x, num_levels, log_snr, len(states[0])))

@@ -28,7 +28,7 @@ FEW_STEPS = (5, 10, 20, 50)
 def compute(study: Study) -> dict[str, np.ndarray]:
   run = study.run('diffusion')
   whole = run.tools.config['schedule']['T']
-  arrays = {'frechet_floor': study.frechet_floor}
+  arrays = {'frechet_floor': study.frechet_floor(study.num_chains)}
   for label, fields in SAMPLERS.items():
     # Heun calls the network twice in all steps but the last.
     is_heun = fields['name'] == 'heun'
@@ -37,7 +37,7 @@ def compute(study: Study) -> dict[str, np.ndarray]:
     arrays[f'frechet_{label}'] = np.stack(
       [
         study.frechet_distances(
-          run.changed(sampler=fields | {'num_steps': num}).draw(study.num_samples)
+          run.changed(sampler=fields | {'num_steps': num}).draw(study.num_chains)
         )
         for num in steps
       ],

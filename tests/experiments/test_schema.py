@@ -22,7 +22,7 @@ FAMILIES = {
   'burda': [f'{objective}_{num}' for objective in burda.OBJECTIVES for num in burda.DRAWS],
   'compare': [f'{dataset}_{system}' for dataset in compare.STEPS for system in compare.SYSTEMS],
   'variants': list(variants.VARIANTS),
-  'paper': [*(f'digits_{run}' for run in paper.RUNS), 'mnist_vae', 'mnist_diffusion'],
+  'paper': [f'{dataset}_{run}' for dataset in paper.DATASETS for run in paper.RUNS],
 }
 VARIANTS = [(name, variant) for name in CONFIGS for variant in FAMILIES.get(name, [''])]
 
@@ -35,6 +35,11 @@ def load(name: str, variant: str = '') -> dict:
 def test_shipped_configs_pass(name, variant):
   schema.check(load(name, variant))
   schema.check(load(name, f'{variant},tiny' if variant else 'tiny'))
+
+
+@pytest.mark.parametrize('name', FAMILIES['paper'])
+def test_quick_configs_of_the_paper_pass(name):
+  schema.check(load('paper', f'{name},quick'))
 
 
 def test_the_systems_are_compared_at_the_same_settings():

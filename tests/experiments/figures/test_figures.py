@@ -62,6 +62,7 @@ def small():
   """Fewer samples and steps, as many as the tiny schedule has."""
   with pytest.MonkeyPatch.context() as patch:
     patch.setattr(figure, 'NUM_SAMPLES', {'digits': 24})
+    patch.setattr(figure, 'NUM_CHAINS', {'digits': 24})
     patch.setattr(samplers, 'FEW_STEPS', (5,))
     patch.setattr(bound_terms, 'NUM_STEPS', (5, 20))
     patch.setattr(bound_terms, 'NUM_BINS', 4)
