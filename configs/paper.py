@@ -5,9 +5,9 @@
 Names are DATASET_RUN, of DATASETS and RUNS, with `,quick` behind them for QUICK, or `,tiny`
 for the same in seconds. `python -m experiments.paper` runs all that its figures ask for. A quick
 one takes between 10 seconds and 4 minutes on one CPU core on digits, and 2 to 4 minutes on MNIST;
-but diffusion on MNIST, and the chain of denoisers, more than an hour. The networks are multi-layer
+but diffusion on MNIST, and the chain of denoisers, half an hour. The networks are multi-layer
 perceptrons, except the classifiers, which are convolutional, and on MNIST diffusion and the chain,
-which have one U-Net.
+which have one U-Net, narrower in quick runs.
 """
 
 from ml_collections import ConfigDict
@@ -135,7 +135,7 @@ def get_config(name: str = ''):
       config[section].update(fields)
   if run != 'classifier':
     config.seeds = NUM_SEEDS
-    # A U-Net trains for most of an hour; a fifth of it is the most that an interruption costs.
+    # A U-Net trains for half an hour or more; an interruption costs a fifth of it at most.
     num_checkpoints = 5 if config.get('denoiser', {}).get('name') == 'unet' else 1
     config.training.checkpoint_every = config.training.num_steps // num_checkpoints
     config.evaluation.every = config.training.num_steps // 10 if run in CURVES else 0
