@@ -69,12 +69,13 @@ def bring(paper: Path, docs: Path) -> None:
 
 
 def join_claims(old: Mapping, new: Mapping) -> dict:
-  """claims.json of two papers: of data sets that are in both, what is in the new one.
+  """claims.json of two papers: of each claim, on the data sets that both have, the new evidence.
 
   What is exact, of no data set, stays where the new one has not measured it. Of a claim whose
-  effect is another one now, nothing old stays.
+  effect is another one now, nothing old stays. The commits are the new ones, and of a data set of
+  which evidence stays the old ones too.
   """
-  datasets, joined = set(new['commits']) - {''}, []
+  joined, commits = [], dict(new['commits'])
   for claim in claims.CLAIMS:
     before, after = (
       [
@@ -85,13 +86,21 @@ def join_claims(old: Mapping, new: Mapping) -> dict:
       ]
       for one in (old, new)
     )
-    measured = {own.condition for own in after}
-    kept = [own for own in before if _dataset(own) not in datasets]
-    found = [own for own in kept if own.condition not in measured] + after
-    if found:
-      found.sort(key=lambda own: ('', *runs.DATASETS).index(_dataset(own)))
+    conditions = {own.condition for own in after}
+    datasets = {_dataset(own) for own in after} - {''}
+    kept = [
+      own for own in before if own.condition not in conditions and _dataset(own) not in datasets
+    ]
+    for dataset in {_dataset(own) for own in kept} & old['commits'].keys():
+      commits[dataset] = _both(old['commits'][dataset], new['commits'].get(dataset, {}))
+    if kept or after:
+      found = sorted(kept + after, key=lambda own: ('', *runs.DATASETS).index(_dataset(own)))
       joined.append(claims.entry(claim, found))
-  return {'commits': dict(sorted({**old['commits'], **new['commits']}.items())), 'claims': joined}
+  return {'commits': dict(sorted(commits.items())), 'claims': joined}
+
+
+def _both(old: Mapping[str, list], new: Mapping[str, list]) -> dict[str, list]:
+  return {kind: sorted({*own, *new.get(kind, ())}) for kind, own in old.items()}
 
 
 def _dataset(found: claims.Evidence) -> str:

@@ -115,6 +115,17 @@ def test_what_a_paper_lacks_stays(paper, tmp_path):
   assert '99.5' not in words
 
 
+def test_a_paper_of_some_figures_leaves_the_claims_of_others():
+  first, second, *_ = claims.CLAIMS
+  old = [a_claim(first, 1, 'digits'), a_claim(second, 2, 'digits')]
+  of_old = {'digits': {'figures': ['an old one'], 'runs': ['of runs']}}
+  new = {'commits': commits('digits'), 'claims': [a_claim(first, 3, 'digits')]}
+  joined = gallery.join_claims({'commits': of_old, 'claims': old}, new)
+  assert joined['claims'] == [*new['claims'], old[1]]
+  both = {'figures': ['an old one', 'of digits'], 'runs': ['of runs']}
+  assert joined['commits'] == {'digits': both}
+
+
 def test_the_numbers_in_words_are_those_of_the_file():
   compared = json.loads((DOCS / 'paper' / 'results.json').read_text())
   assert published.markdown(compared) == (DOCS / 'paper' / 'results.md').read_text()
