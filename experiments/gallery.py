@@ -12,7 +12,6 @@ Exit status: 0 done; 2 the input is wrong, with one line that says how to mend i
 
 import io
 import json
-import shutil
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -26,8 +25,8 @@ from vaediff.errors import InputError
 
 DOCS = Path(__file__).parents[1] / 'docs'
 COMPUTED = 'Computed at commit '
-# Of a picture, in pixels, and its colours.
-WIDTH, COLORS = 1200, 128
+# Of a picture, in pixels, and its colours; the shades of an animation.
+WIDTH, COLORS, SHADES = 1200, 128, 16
 PAPER = flags.DEFINE_string('paper', None, 'The folder of a paper.')
 
 
@@ -62,7 +61,7 @@ def bring(paper: Path, docs: Path) -> None:
     reporting.write_json(docs / 'paper' / name, found)
   (docs / 'paper' / 'results.md').write_text(published.markdown(compared))
   for path in sorted(paper.glob('*.gif')):
-    shutil.copy(path, docs / 'paper' / path.name)
+    _write_small_animation(path, docs / 'paper' / path.name)
   for path in sorted(paper.glob('*.png')):
     _write_small(path, docs / 'paper' / path.name)
   (docs / 'lecture.md').write_text(told)
@@ -145,6 +144,27 @@ def line(entry: Mapping) -> str:
 
 def _beginning(entry: Mapping) -> str:
   return f'- *{entry["claim"]}*'
+
+
+def _write_small_animation(source: Path, target: Path) -> None:
+  """Every third frame, the last among them, in shades of grey, shown as long as the three."""
+  from PIL import Image, ImageSequence
+
+  with Image.open(source) as animation:
+    frames = [
+      (frame.convert('L').quantize(SHADES), frame.info['duration'])
+      for frame in ImageSequence.Iterator(animation)
+    ][::-3][::-1]
+  pictures, durations = zip(*frames, strict=True)
+  with reporting.replacing(target) as temporary:
+    pictures[0].save(
+      temporary,
+      format='GIF',
+      save_all=True,
+      append_images=pictures[1:],
+      duration=[*(3 * duration for duration in durations[:-1]), durations[-1]],
+      loop=0,
+    )
 
 
 def _write_small(source: Path, target: Path) -> None:

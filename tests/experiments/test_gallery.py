@@ -8,9 +8,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageSequence
 
 from experiments import claims, gallery, published
+from vaediff import reporting
 from vaediff.errors import InputError
 
 DOCS = Path(__file__).parents[2] / 'docs'
@@ -68,6 +69,8 @@ def paper(tmp_path):
   (folder / 'results.json').write_text(json.dumps(compared))
   pixels = np.random.default_rng(0).integers(0, 255, (600, 2400, 3), dtype=np.uint8)
   Image.fromarray(pixels).save(folder / 'f01.png')
+  frames = [np.full((8, 8, 3), 10 * i, np.uint8) for i in range(8)]
+  reporting.write_animation(folder / 'f01.gif', frames, 60)
   return folder
 
 
@@ -79,6 +82,12 @@ def test_a_paper_is_brought_into_the_documentation(paper, tmp_path):
   assert '86.5' in (docs / 'paper' / 'results.md').read_text()
   with Image.open(docs / 'paper' / 'f01.png') as picture:
     assert picture.size == (1200, 300)
+  with Image.open(docs / 'paper' / 'f01.gif') as animation:
+    frames = [
+      (frame.info['duration'], frame.convert('L').getpixel((0, 0)))
+      for frame in ImageSequence.Iterator(animation)
+    ]
+  assert frames == [(180, 10), (180, 40), (1000, 70)]
   before, after = TEXT.splitlines(), (docs / 'lecture.md').read_text().splitlines()
   where, changed = [new for old, new in zip(before, after, strict=True) if old != new]
   assert where == 'Computed at commit of digits (digits).'
