@@ -4,8 +4,8 @@
 
 W is the workdir of `python -m experiments.paper`. Writes docs/paper/, and into docs/lecture.md at
 which commit it was computed and, behind each claim, what was measured of it. What docs/paper has of
-other data sets, and the published numbers whose runs this paper lacks, stay: a paper can be brought
-in parts.
+other data sets and figures, and the published numbers whose runs this paper lacks, stay: a paper
+can be brought in parts.
 
 Exit status: 0 done; 2 the input is wrong, with one line that says how to mend it; 1 anything else.
 """
