@@ -9,8 +9,12 @@ import math
 from collections.abc import Callable
 
 import jax
+import jax.numpy as jnp
 from jax.extend import core
 
+from experiments.tools import TRAIN, Tools
+from vaediff import random
+from vaediff.methods.base import Batch, Variables
 from vaediff.networks import layers
 
 
@@ -21,6 +25,21 @@ def of_jax(f: Callable, *args) -> float:
   """
   with layers.default_conv('lax'):
     return _count(jax.make_jaxpr(f)(*args).jaxpr)
+
+
+def of_training(tools: Tools) -> float:
+  """The operations of the loss of one batch and its gradient, on one device."""
+  batch_size = tools.config['training']['batch_size']
+  shape = tools.experiment.dataset.train.x.shape[1:]
+  shapes = (batch_size, *shape), (batch_size,), (batch_size,)
+  batch = Batch(*map(jax.ShapeDtypeStruct, shapes, (jnp.uint8, jnp.int32, jnp.int32)))
+  variables = jax.eval_shape(tools.initial_state).variables
+
+  def loss(params, carry, batch):
+    keys = random.example_keys(tools.key(TRAIN), 0, batch.index)
+    return tools.method.loss(Variables(params, carry), keys, batch, 0)['loss'].sum()
+
+  return of_jax(jax.grad(loss), variables.params, variables.carry, batch)
 
 
 def of_torch(f: Callable[[], object]) -> float:

@@ -1,12 +1,21 @@
-"""What the benchmarks compare with: the same work in PyTorch, and in diffusers."""
+"""What the benchmarks compare with: the same work in PyTorch, and in diffusers.
+
+It is done where JAX does ours, and a call returns when it is done: on a GPU PyTorch needs its build
+for CUDA, and takes products in TF32, as JAX does.
+"""
 
 from collections.abc import Callable
 
-import diffusers
+import jax
 import numpy as np
 import torch
 
 LEARNING_RATE = 1e-3
+torch.set_float32_matmul_precision('high')
+
+
+def device() -> torch.device:
+  return torch.device('cuda' if jax.default_backend() == 'gpu' else 'cpu')
 
 
 class Vae(torch.nn.Module):
@@ -35,26 +44,32 @@ def vae_training(
   There is no loader, and the order is drawn once for each call. fused: whether Adam is one kernel,
   or as PyTorch does it by default.
   """
-  x, model = torch.from_numpy(pictures.reshape(len(pictures), -1)), Vae()
+  x = torch.from_numpy(pictures.reshape(len(pictures), -1)).to(device())
+  model = Vae().to(device())
   optimizer = torch.optim.Adam(model.parameters(), LEARNING_RATE, fused=fused)
   loss_of = torch.compile(model) if compiled else model
 
   def train():
-    order = torch.randperm(len(x))[: num_steps * batch_size].reshape(num_steps, batch_size)
+    order = torch.randperm(len(x), device=x.device)[: num_steps * batch_size].reshape(
+      num_steps, batch_size
+    )
     for index in order:
       levels = x[index].float() / 255
       loss = loss_of((torch.rand_like(levels) < levels).float())
       optimizer.zero_grad()
       loss.backward()
       optimizer.step()
+    return loss.item()
 
   return train
 
 
 def unet(widths: tuple[int, ...]) -> torch.nn.Module:
   """UNet2DModel for 28 x 28 x 1 with one residual block per level, attention in the lowest."""
+  from diffusers import UNet2DModel  # seconds to import, and not everywhere installed
+
   lower = len(widths) - 1
-  return diffusers.UNet2DModel(
+  model = UNet2DModel(
     sample_size=28,
     in_channels=1,
     out_channels=1,
@@ -64,11 +79,16 @@ def unet(widths: tuple[int, ...]) -> torch.nn.Module:
     up_block_types=('AttnUpBlock2D',) + ('UpBlock2D',) * lower,
     norm_num_groups=min(32, widths[0]),
   )
+  return model.to(device())
 
 
 def pictures(batch_size: int) -> torch.Tensor:
   """A batch of noise, [B, 1, 28, 28]."""
-  return torch.randn(batch_size, 1, 28, 28)
+  return torch.randn(batch_size, 1, 28, 28, device=device())
+
+
+def times(batch_size: int) -> torch.Tensor:
+  return torch.randint(0, 1000, (batch_size,), device=device())
 
 
 def unet_training(model: torch.nn.Module, batch_size: int, num_parts: int = 1) -> Callable:
@@ -76,36 +96,41 @@ def unet_training(model: torch.nn.Module, batch_size: int, num_parts: int = 1) -
 
   num_parts: of the batch, whose gradients are added up.
   """
-  scheduler = diffusers.DDPMScheduler()
+  from diffusers import DDPMScheduler
+
+  scheduler = DDPMScheduler()
   optimizer = torch.optim.Adam(model.parameters(), LEARNING_RATE, fused=True)
   x_0 = pictures(batch_size)
 
   def train():
-    eps, t = torch.randn_like(x_0), torch.randint(0, 1000, (batch_size,))
+    eps, t = torch.randn_like(x_0), times(batch_size)
     x_t = scheduler.add_noise(x_0, eps, t)
     optimizer.zero_grad()
     for part in torch.arange(batch_size).chunk(num_parts):
       loss = torch.nn.functional.mse_loss(model(x_t[part], t[part]).sample, eps[part])
       (loss / num_parts).backward()
     optimizer.step()
+    return loss.item()
 
   return train
 
 
 def unet_forward(model: torch.nn.Module, batch_size: int) -> Callable:
   """A function that calls the network once."""
-  x_t, t = pictures(batch_size), torch.randint(0, 1000, (batch_size,))
+  x_t, t = pictures(batch_size), times(batch_size)
 
   def forward():
     with torch.inference_mode():
-      return model(x_t, t).sample.numpy()
+      return model(x_t, t).sample.cpu().numpy()
 
   return forward
 
 
 def ancestral_sampling(model: torch.nn.Module, batch_size: int, num_steps: int) -> Callable:
   """A function that does num_steps steps of DDPMScheduler (Ho et al. 2020, algorithm 2)."""
-  scheduler = diffusers.DDPMScheduler()
+  from diffusers import DDPMScheduler
+
+  scheduler = DDPMScheduler()
   scheduler.set_timesteps(num_steps)
 
   def sample():
@@ -113,7 +138,7 @@ def ancestral_sampling(model: torch.nn.Module, batch_size: int, num_steps: int) 
       x_t = pictures(batch_size)
       for t in scheduler.timesteps:
         x_t = scheduler.step(model(x_t, t).sample, t, x_t).prev_sample
-      return x_t.numpy()
+      return x_t.cpu().numpy()
 
   return sample
 

@@ -27,6 +27,7 @@ SUITES = (
   'vae',
   'convolution',
   'unet',
+  'mixed_precision',
   'sampling',
   'muon',
   'likelihoods',

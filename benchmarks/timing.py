@@ -10,7 +10,8 @@ import jax
 import jax.numpy as jnp
 
 CEILING = 'matrix product'
-_SIZE = 3072
+# Of the matrices: as fast as it gets.
+_SIZE, _SIZE_ON_ACCELERATORS = 3072, 16384
 
 
 class Timing(NamedTuple):
@@ -34,11 +35,12 @@ class Work(NamedTuple):
   flops: float
 
 
-def ceiling() -> Work:
-  """A product of two square matrices in float32, of a size at which it is as fast as it gets."""
-  a = jnp.ones((_SIZE, _SIZE))
+def ceiling(dtype=jnp.float32) -> Work:
+  """A product of two square matrices; that of float32 is in TF32 on GPUs, as JAX has it."""
+  size = _SIZE if jax.default_backend() == 'cpu' else _SIZE_ON_ACCELERATORS
+  a = jax.random.normal(jax.random.key(0), (size, size), dtype)
   product = jax.jit(jnp.matmul)
-  return Work(lambda: product(a, a), 1, 2 * _SIZE**3)
+  return Work(lambda: product(a, a), 1, 2 * size**3)
 
 
 def by_turns(contenders: dict[str, Callable[[], object]], num_turns: int) -> dict[str, list[float]]:
@@ -57,14 +59,20 @@ def by_turns(contenders: dict[str, Callable[[], object]], num_turns: int) -> dic
   return seconds
 
 
-def compare(works: Mapping[str, Work], num_turns: int, unit: str, ours: Sequence[str]) -> list:
-  """One row for each work and one for the ceiling, timed by turns.
+def compare(
+  works: Mapping[str, Work],
+  num_turns: int,
+  unit: str,
+  ours: Sequence[str] = (),
+  dtype=jnp.float32,
+) -> list:
+  """One row for each work and one for the ceiling, in dtype, timed by turns.
 
   A row has the rate in `unit` per second, with its quartiles, GFLOP/s, the fraction of the ceiling,
   and for each work in `ours` how many times faster it is, with quartiles. Fractions and ratios are
   medians over those of the same turn.
   """
-  works = {CEILING: ceiling(), **works}
+  works = {CEILING: ceiling(dtype), **works}
   seconds = by_turns({name: work.call for name, work in works.items()}, num_turns)
   each = {name: [s / works[name].items for s in values] for name, values in seconds.items()}
   peak = [s / works[CEILING].flops for s in seconds[CEILING]]

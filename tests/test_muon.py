@@ -28,12 +28,22 @@ def test_singular_values_are_mapped_and_the_bases_kept(shape, smallest):
   # In float32 x^T x is off by 1e-7 of its largest value: by 1e-5 of the square of a value a tenth
   # as large, which the polynomial makes a few times more of; squares below 1e-7 are lost.
   tolerance = 5e-5 if smallest == 1e-1 else 1e-3
-  ours = muon.orthogonalize(jnp.asarray(x, jnp.float32))
+  ours = muon.orthogonalize([jnp.asarray(x, jnp.float32)])[0]
   np.testing.assert_allclose(ours, expected, atol=tolerance)
 
 
+def test_accelerators_stack_matrices_and_compute_the_same(monkeypatch):
+  rng = np.random.default_rng(0)
+  shapes = (40, 8), (8, 12), (6, 6), (24, 8), (6, 30)
+  matrices = [jnp.asarray(rng.normal(size=shape), jnp.float32) for shape in shapes]
+  one_by_one = muon.orthogonalize(matrices)
+  monkeypatch.setattr(jax, 'default_backend', lambda: 'gpu')
+  for one, stacked in zip(one_by_one, muon.orthogonalize(matrices), strict=True):
+    np.testing.assert_allclose(one, stacked, atol=1e-5)
+
+
 def test_a_matrix_of_zeros_stays_one():
-  np.testing.assert_array_equal(muon.orthogonalize(jnp.zeros((4, 3))), jnp.zeros((4, 3)))
+  np.testing.assert_array_equal(muon.orthogonalize([jnp.zeros((4, 3))])[0], jnp.zeros((4, 3)))
 
 
 def test_updates_have_the_size_of_those_of_adam():

@@ -254,9 +254,15 @@ def failing_method(step: int, place: int, wrong: Callable) -> Method:
 WRONG = {'infinite': lambda x: 1 / x, 'nan': lambda x: x / x, 'gradient': jnp.sqrt}
 
 
-@pytest.mark.parametrize(('wrong', 'num_devices'), [('infinite', 1), ('nan', 4)])
-def test_a_step_that_is_not_finite_ends_training_before_it(wrong, num_devices):
+@pytest.mark.parametrize(
+  ('wrong', 'num_devices', 'backend'),
+  [('infinite', 1, 'cpu'), ('nan', 4, 'cpu'), ('nan', 1, 'gpu')],
+)
+def test_a_step_that_is_not_finite_ends_training_before_it(
+  wrong, num_devices, backend, monkeypatch
+):
   """In the middle of the second dispatch; the rest of it and the dispatches after it do nothing."""
+  monkeypatch.setattr(jax, 'default_backend', lambda: backend)
   method = failing_method(8, 19, WRONG[wrong])
   failed, metrics = train(num_devices, method=method)
   assert failed.step == 7

@@ -167,10 +167,13 @@ def accumulated(gradient: Callable, num_parts: int) -> Callable:
 def update_if(proceeds, update: Callable, state: TrainState) -> TrainState:
   """update(state), or the state as it is.
 
-  By a condition: a selection between the two would read and write the state once more (as it does
-  over several seeds, of which each has a condition of its own).
+  On CPU by a condition: a selection between the two would read and write the state once more (as it
+  does over several seeds, of which each has a condition of its own). Elsewhere by a selection,
+  which is fused with the update: on a GPU a condition is a branch of the host, which waits for it.
   """
-  return jax.lax.cond(proceeds, update, lambda state: state, state)
+  if jax.default_backend() == 'cpu':
+    return jax.lax.cond(proceeds, update, lambda state: state, state)
+  return jax.tree.map(lambda new, old: jnp.where(proceeds, new, old), update(state), state)
 
 
 def make_examination(method: Method, observe: Callable) -> Callable:

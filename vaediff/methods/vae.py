@@ -6,8 +6,10 @@ Its three ingredients (lecture section 3): the decoder's input is random, the lo
 distribution of the codes, and z is drawn so that gradients pass through.
 """
 
+import functools
 from collections.abc import Callable
 
+import jax
 import jax.numpy as jnp
 
 from vaediff import annealed, bounds, random
@@ -74,7 +76,7 @@ def vae(
 
   def draw(variables: Variables, keys, q, x):
     """num_draws codes z [k, B, D] with log p(x | z) [k, B], decoded as one batch."""
-    z = jnp.stack([latent.sample(random.fold_in(keys, i), q) for i in range(num_draws)])
+    z = jax.vmap(lambda i: latent.sample(random.fold_in(keys, i), q))(jnp.arange(num_draws))
     repeated = jnp.broadcast_to(x, (num_draws, *x.shape)).reshape(-1, *x.shape[1:])
     log_likelihood = code.log_likelihood(variables, repeated, z.reshape(-1, latent_dim))
     return z, log_likelihood.reshape(num_draws, -1)
@@ -87,7 +89,7 @@ def vae(
     z, log_likelihood = draw(variables, keys, q, batch.x)
     terms = {'reconstruction': -jnp.mean(log_likelihood, axis=0), 'kl': latent.kl(q)}
     if objective == 'iwae':
-      log_weights = jnp.stack([log_weight(q, *drawn) for drawn in zip(z, log_likelihood)])
+      log_weights = jax.vmap(functools.partial(log_weight, q))(z, log_likelihood)
       return {'loss': -bounds.importance_weighted(log_weights), **terms}
     kl = bounds.free_bits(latent.kl_groups(q), free_bits) if free_bits else terms['kl']
     weight = 1.0 if kl_weight is None else kl_weight(step)
