@@ -11,11 +11,13 @@ import numpy as np
 import torch
 
 LEARNING_RATE = 1e-3
-torch.set_float32_matmul_precision('high')
 
 
 def device() -> torch.device:
-  return torch.device('cuda' if jax.default_backend() == 'gpu' else 'cpu')
+  if jax.default_backend() != 'gpu':
+    return torch.device('cpu')
+  torch.set_float32_matmul_precision('high')  # TF32
+  return torch.device('cuda')
 
 
 class Vae(torch.nn.Module):
