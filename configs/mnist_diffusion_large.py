@@ -1,6 +1,6 @@
 """Diffusion on 8-bit MNIST for one accelerator: a larger U-Net in bfloat16, trained for longer.
 
-python -m experiments.run --config=configs/mnist_diffusion_large.py --workdir=runs/mnist_large
+  python -m experiments.run --config=configs/mnist_diffusion_large.py --workdir=runs/mnist_large
 
 10.3 million parameters, 14.8 GFLOP of training for each picture, 68 passes through the data. An
 H200 does 56 steps a second (14,400 pictures), a third of the rate of its product of two matrices,

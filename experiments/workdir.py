@@ -18,8 +18,9 @@ from vaediff.errors import InputError
 
 # Fields that say where things are, or how many samples to draw: they may change between starts.
 ALWAYS_FREE = ('data.data_dir', 'sampling.num_samples')
-# What a finished training does not depend on: `evaluate` and `sample` may vary it.
+# What `evaluate` and `sample` may vary when training is finished.
 FREE_AFTER_TRAINING = (
+  'compute_dtype',
   'cpu_devices',
   'evaluation.batch_size',
   'evaluation.every',

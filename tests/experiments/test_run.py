@@ -90,6 +90,20 @@ def test_evaluate_gives_the_same_numbers_again(finished, succeed):
     assert after['metrics'][name]['stderr'] == pytest.approx(metric['stderr'], rel=1e-4)
 
 
+def test_what_float32_has_trained_can_be_evaluated_in_bfloat16(finished, tmp_path, succeed):
+  import shutil
+
+  workdir, _ = finished
+  other = tmp_path / 'w'
+  shutil.copytree(workdir, other)
+  arguments = ('--mode=evaluate', '--config.compute_dtype=bfloat16')
+  succeed(TINY, f'--workdir={other}', *arguments)
+  before, after = (json.loads((folder / 'results.json').read_text()) for folder in (workdir, other))
+  assert after['provenance']['config']['compute_dtype'] == 'bfloat16'
+  before, after = (results['metrics']['nll_bound'] for results in (before, after))
+  assert 0 < abs(after['value'] - before['value']) < before['stderr']
+
+
 def test_sample_draws_as_many_as_asked(finished, tmp_path, succeed):
   workdir, _ = finished
   succeed(TINY, f'--workdir={workdir}', '--mode=sample', '--num_samples=5')
