@@ -4,7 +4,7 @@
 
 10.3 million parameters, 14.8 GFLOP of training for each picture, 68 passes through the data. An
 H200 does 56 steps a second (14,400 pictures), a third of the rate of its product of two matrices,
-and so trains it in five minutes, after one of compiling. Not run to its end yet: the one run,
+and so trains it in five minutes, after one of compiling. Not run yet to its end: the one run,
 stopped at step 15,300 of 16,000, had a training loss of 378 nats there (0.695 bits/dim; the
 decoder's term, 0.7 nats of `mnist_diffusion`, is not in it), and was not evaluated. Data: see
 BUILD.md.
