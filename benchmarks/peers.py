@@ -14,9 +14,10 @@ LEARNING_RATE = 1e-3
 
 
 def device() -> torch.device:
+  """That of JAX; on a GPU products are from then on in TF32."""
   if jax.default_backend() != 'gpu':
     return torch.device('cpu')
-  torch.set_float32_matmul_precision('high')  # TF32
+  torch.set_float32_matmul_precision('high')
   return torch.device('cuda')
 
 
@@ -90,6 +91,7 @@ def pictures(batch_size: int) -> torch.Tensor:
 
 
 def times(batch_size: int) -> torch.Tensor:
+  """One of 1,000 levels for each picture, [B]."""
   return torch.randint(0, 1000, (batch_size,), device=device())
 
 
