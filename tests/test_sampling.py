@@ -29,8 +29,8 @@ def denoiser(weights, modes, stds):
   """
 
   def predict_x_0(x_t, log_snr_t):
-    a = jnp.sqrt(jax.nn.sigmoid(log_snr_t))[:, None, None]
-    var = a**2 * stds**2 + jax.nn.sigmoid(-log_snr_t)[:, None, None]
+    a = jnp.sqrt(jax.nn.sigmoid(log_snr_t))[..., None, None]
+    var = a**2 * stds**2 + jax.nn.sigmoid(-log_snr_t)[..., None, None]
     distance = x_t[:, None] - a * modes
     log_joint = jnp.log(weights) - 0.5 * jnp.sum(jnp.log(var) + distance**2 / var, axis=-1)
     answers = modes + a * stds**2 / var * distance
@@ -352,7 +352,7 @@ def test_the_noise_scale_multiplies_the_noise_put_back():
     return ancestral(keys, (2,), MIXTURE, table, **options)[1]
 
   none, once, twice = (states(keys_of(16), scale) for scale in (0.0, 1.0, 2.0))
-  first = posterior_step(MIXTURE, table)(x_T, jnp.full(16, 2))
+  first = posterior_step(MIXTURE, table)(x_T, 2)
   np.testing.assert_allclose(none[1], first.mean, rtol=1e-6)
   np.testing.assert_allclose(twice[1] - none[1], 2 * (once[1] - none[1]), rtol=1e-5, atol=1e-6)
   np.testing.assert_array_equal(none, states(keys_of(16, seed=1), 0.0))  # the keys do not matter
@@ -416,7 +416,7 @@ def test_one_compile_and_one_copy_of_the_network_for_each_call_of_a_step(name, c
 
   def predict_x_0(x_t, log_snr_t):
     assert x_t.shape == (4, 2)
-    assert log_snr_t.shape == (4,)
+    assert log_snr_t.shape == ()
     traced.append(log_snr_t)
     return MIXTURE(x_t, log_snr_t)
 

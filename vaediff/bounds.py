@@ -114,7 +114,8 @@ def diffusion_bound(
   and the prior's are always computed. One network call for each time, in one `lax.scan`, and one
   for the decoder.
 
-  keys: [B]. x_0: [B, ...]; reverse_step and decoder_log_prob as in `diffusion_term`. Returns
+  keys: [B]. x_0: [B, ...]; reverse_step and decoder_log_prob as in `diffusion_term`, but that t is
+  a scalar at t = 1, and for num_times = T - 1 always: all examples are at the same level. Returns
   {'elbo', 'prior_kl', 'diffusion_kl' (the sum over t = 2..T), 'reconstruction' (t = 1)}: each [B].
   Raises ValueError for num_times outside 1..T-1 (0 for T = 1).
   """
@@ -131,13 +132,13 @@ def diffusion_bound(
     return x_t, reverse_step(x_t, t)
 
   def add_part(total, part):
-    t = 2 + (part * (T - 1) + offset) // num_times
+    t = 2 + (part if num_times == T - 1 else (part * (T - 1) + offset) // num_times)
     x_t, reverse = step(random.fold_in(term_keys, part), t)
     return total + gaussian.kl(diffusion_posterior(x_0, x_t, t, log_snr), reverse), None
 
   zeros = jnp.zeros(x_0.shape[0], x_0.dtype)
   total, _ = jax.lax.scan(add_part, zeros, jnp.arange(num_times))
-  reconstruction = -decoder_log_prob(*step(decoder_keys, jnp.ones(x_0.shape[0], jnp.int32)))
+  reconstruction = -decoder_log_prob(*step(decoder_keys, jnp.int32(1)))
   prior_kl = diffusion_prior_kl(x_0, log_snr)
   diffusion_kl = total * ((T - 1) / max(num_times, 1))
   return {

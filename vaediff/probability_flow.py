@@ -1,8 +1,9 @@
 """Exact log-likelihood of a diffusion model by its probability-flow ODE.
 
-A denoiser, predict_x_0(x_t [B, ...], log_snr_t [B]) -> the model's E[x_0 | x_t] [B, ...], stands
-for a score, and with it for an ODE that carries N(0, I) at the largest noise to the model's density
-at the smallest (Song et al. 2021, section 4.3). In x_t itself, along lambda = log_snr, it is
+A denoiser, predict_x_0(x_t [B, ...], log_snr_t, a scalar) -> the model's E[x_0 | x_t] [B, ...],
+stands for a score, and with it for an ODE that carries N(0, I) at the largest noise to the model's
+density at the smallest (Song et al. 2021, section 4.3). In x_t itself, along lambda = log_snr, it
+is
 
     dx / d lambda = 1/2 signal_scale (x_0_hat(x, lambda) - signal_scale x),
 
@@ -86,7 +87,7 @@ def transport(
 
   def slope(x, log_snr):
     """d x / d log_snr and its divergence, the trace sum_v v J v over the directions v."""
-    x_0, vjp = jax.vjp(lambda x: predict_x_0(x, jnp.full(x.shape[:1], log_snr)), x)
+    x_0, vjp = jax.vjp(lambda x: predict_x_0(x, log_snr), x)
 
     def along(v):
       v = jnp.broadcast_to(v, x.shape)

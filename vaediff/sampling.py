@@ -1,8 +1,10 @@
 """Samplers of diffusion models: from noise to data along a log-SNR table, each one `lax.scan`.
 
 `ancestral` follows the model's reverse steps (lecture section 4). The others ask only for a
-denoiser, predict_x_0(x_t [N, ...], log_snr_t [N]) -> the model's E[x_0 | x_t] [N, ...], so their
-table may have other and fewer levels than the one of training (`respace`). All share
+denoiser, predict_x_0(x_t [N, ...], log_snr_t) -> the model's E[x_0 | x_t] [N, ...], so their table
+may have other and fewer levels than the one of training (`respace`). All examples are at the same
+level: t and log_snr_t are scalars, and what a network makes of them alone it computes once. All
+samplers share
 
     keys: [N], one for each example, which then depends on nothing else in the batch;
     event_shape: the shape of one example;
@@ -69,7 +71,7 @@ def ancestral(
 
   As there, the last step returns the mean of p(x_0 | x_1), with no noise added.
 
-  reverse_step(x_t [N, ...], t [N]) -> Normal: p(x_{t-1} | x_t).
+  reverse_step(x_t [N, ...], t) -> Normal: p(x_{t-1} | x_t).
   noise_scale: multiplies the standard deviation of the noise that each step puts back: 1 is the
     model, 0 puts none back. A number or a traced scalar.
 
@@ -81,7 +83,7 @@ def ancestral(
   x_T, noise_keys = _start(keys, event_shape, x_T)
 
   def step(x_t, memory, t):
-    reverse = reverse_step(x_t, jnp.full(keys.shape, t))
+    reverse = reverse_step(x_t, t)
     eps = random.normal(random.fold_in(noise_keys, t), x_t.shape, x_t.dtype)
     noise = jnp.where(t > 1, noise_scale, 0.0).astype(x_t.dtype) * jnp.exp(0.5 * reverse.log_var)
     return reverse.mean + noise * eps, memory
@@ -119,7 +121,7 @@ def ddim(
   log_snr = jnp.asarray(log_snr, x_T.dtype)
 
   def step(x_t, memory, t):
-    x_0 = predict_x_0(x_t, jnp.full(keys.shape, log_snr[t]))
+    x_0 = predict_x_0(x_t, log_snr[t])
     return _step(x_0, x_t, log_snr[t - 1], log_snr[t], eta, random.fold_in(noise_keys, t)), memory
 
   return _descend(step, x_T, T, trajectory)
@@ -159,7 +161,7 @@ def dpm_solver_pp_2m(
   extrapolation = jnp.zeros(T + 1, x_T.dtype).at[2:T].set(0.5 * h[:-1] / h[1:])
 
   def step(x_t, x_0_before, t):
-    x_0 = predict_x_0(x_t, jnp.full(keys.shape, log_snr[t]))
+    x_0 = predict_x_0(x_t, log_snr[t])
     ahead = x_0 + extrapolation[t] * (x_0 - x_0_before)
     key = random.fold_in(noise_keys, t)
     return _step(ahead, x_t, log_snr[t - 1], log_snr[t], eta, key), x_0
@@ -194,11 +196,11 @@ def heun(
 
   def step(x_t, memory, t):
     log_snr_s, log_snr_t = log_snr[t - 1], log_snr[t]
-    x_0 = predict_x_0(x_t, jnp.full(keys.shape, log_snr_t))
+    x_0 = predict_x_0(x_t, log_snr_t)
 
     def corrected():
       x_s = _step(x_0, x_t, log_snr_s, log_snr_t)
-      return 0.5 * (x_0 + predict_x_0(x_s, jnp.full(keys.shape, log_snr_s)))
+      return 0.5 * (x_0 + predict_x_0(x_s, log_snr_s))
 
     mean_x_0 = jax.lax.cond(t > 1, corrected, lambda: x_0)
     return _step(mean_x_0, x_t, log_snr_s, log_snr_t), memory

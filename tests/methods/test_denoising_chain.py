@@ -27,9 +27,9 @@ def exact_network() -> Network:
   table, ratio, scale = (jnp.float32(v) for v in (LOG_SNR, RATIO, np.sqrt(STEP_VARIANCE)))
 
   def apply(params, x_t, log_snr_t, label):
-    t = 1 + jnp.argmin(jnp.abs(table[1:] - log_snr_t[:, None]), axis=1)
+    t = 1 + jnp.argmin(jnp.abs(table[1:] - log_snr_t[..., None]), axis=-1)
     mean = analytic.gaussian_reverse_step(DATA, x_t, table[t - 1], table[t]).mean
-    return (x_t - ratio[t - 1][:, None] * mean) / scale[t - 1][:, None]
+    return (x_t - ratio[t - 1][..., None] * mean) / scale[t - 1][..., None]
 
   return Network(init=lambda key, *inputs: {}, apply=apply)
 
@@ -171,7 +171,7 @@ def test_each_example_and_each_step_has_the_network_of_its_own_level():
   """A network whose output is 0 where its parameter is the log-SNR that it sees, else far away."""
   difference = Network(
     lambda key, *inputs: {},
-    lambda params, x_t, log_snr_t, label: 1e3 * (params - log_snr_t)[:, None] + 0 * x_t,
+    lambda params, x_t, log_snr_t, label: 1e3 * (params - log_snr_t)[..., None] + 0 * x_t,
   )
   method, none = make(difference, networks='separate'), make(constant_network())
   own, zero = Variables(jnp.float32(LOG_SNR[1:])), Variables(0.0)
@@ -191,7 +191,7 @@ def test_the_network_sees_x_t_at_its_own_log_snr_and_its_label():
   def apply(params, x_t, log_snr_t, label):
     seen.append((log_snr_t, label))
     # The data are the point 0: x_t = r x_s + s eps has variance 1 - alpha_bar_t.
-    return x_t / forward_process.noise_scale(log_snr_t)[:, None]
+    return x_t / forward_process.noise_scale(log_snr_t)[..., None]
 
   method = make(Network(lambda key, *inputs: {}, apply))
   n = 2**14

@@ -106,6 +106,19 @@ def test_denoiser_is_zero_at_initialisation(name):
   np.testing.assert_array_equal(y, 0)
 
 
+@pytest.mark.parametrize(('name', 'num_classes'), list(itertools.product(DENOISERS, (0, 3))))
+def test_denoiser_takes_one_noise_level_for_all(name, num_classes):
+  shape = (9, 11, 3)
+  x, _, labels = make_inputs(name, shape)
+  network = NETWORKS[name](shape, num_classes=num_classes)
+  params = make_params(network, (x, jnp.zeros(BATCH), labels))
+  y, y_of_scalar = (
+    jit(network.apply)(params, x, log_snr_t, labels)
+    for log_snr_t in (jnp.full(BATCH, -3.3), jnp.float32(-3.3))
+  )
+  np.testing.assert_allclose(y_of_scalar, y, rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.parametrize('name', DENOISERS)
 def test_denoiser_sees_labels_and_noise_levels(name):
   shape = (8, 8, 1)
@@ -275,7 +288,7 @@ def with_input(index, value):
   ('network', 'inputs', 'message'),
   [
     (unet.denoiser(1), with_input(0, jnp.ones((2, 64))), r'pictures are \[B, H, W, C\]'),
-    (unet.denoiser(1), with_input(1, jnp.zeros(())), 'log_snr_t has shape'),
+    (unet.denoiser(1), with_input(1, jnp.zeros(1)), 'log_snr_t has shape'),
     (transformer.denoiser(1), with_input(2, jnp.zeros((2, 1), int)), 'label has shape'),
     (mlp.denoiser(1, (8,)), with_input(2, jnp.zeros(2)), 'label has dtype float32'),
     (conv.encoder((8,), 5), [jnp.ones((2, 8))], 'pictures are'),

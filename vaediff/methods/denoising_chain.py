@@ -27,7 +27,7 @@ def denoising_chain(
 ) -> Method:
   """A chain of denoisers.
 
-  network: as of `diffusion`, (x_t [B, ...], log_snr_t [B], label [B]) -> [B, ...]. Its output
+  network: as of `diffusion`, (x_t [B, ...], log_snr_t, label [B]) -> [B, ...]. Its output
     stands for the noise that the step to t added, in units of its standard deviation: with
     x_t = r x_{t-1} + s eps the guess of x_{t-1} is (x_t - s output) / r. An output of 0, as at
     initialisation, guesses that nothing was added; the guess of least squared error is an output of
@@ -61,12 +61,8 @@ def denoising_chain(
 
   def guess(params, x_t, t, label):
     """E[x_{t-1} | x_t] as the network has it; at one level t, a scalar, for the whole batch."""
-    level = jnp.full(label.shape, t)
-    if networks == 'shared':
-      output = output_at(params, x_t, level, label)
-    else:
-      own = jax.tree.map(lambda leaf: leaf[t - 1], params)
-      output = network.apply(own, x_t, log_snr[level], label)
+    own = params if networks == 'shared' else jax.tree.map(lambda leaf: leaf[t - 1], params)
+    output = network.apply(own, x_t, log_snr[t], label)
     return (x_t - step_scale[t - 1] * output) / ratio[t - 1]
 
   def init(key, batch: Batch):
@@ -90,7 +86,7 @@ def denoising_chain(
 
   def draw(variables: Variables, keys, label, trajectory: bool, x_t=None, t=T):
     def reverse_step(x_t, t):
-      mean = guess(variables.params, x_t, t[0], label)
+      mean = guess(variables.params, x_t, t, label)
       return gaussian.Normal(mean, jnp.full_like(mean, -jnp.inf))
 
     return sampling.ancestral(

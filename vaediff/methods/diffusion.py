@@ -68,8 +68,8 @@ def diffusion(
 ) -> Method:
   """A diffusion model.
 
-  network: (x_t [B, ..., C], log_snr_t [B], label [B]) -> [B, ..., C num_outputs(...)], first
-    what it predicts, then what it says of the variance.
+  network: (x_t [B, ..., C], log_snr_t, a scalar or [B], label [B]) -> [B, ..., C num_outputs(...)],
+    first what it predicts, then what it says of the variance.
   log_snr: the schedule's table [T+1], or one that is learned with the network (Kingma et al. 2021).
   event_shape: of one example. num_levels: of the data, 0 .. num_levels - 1.
   prediction: what the network outputs, 'eps', 'x_0', 'v' or 'levels' (`reverse_process.x_0_from`).
@@ -161,11 +161,11 @@ def diffusion(
     return jnp.split(output, [output.shape[-1] - event_shape[-1]], axis=-1)
 
   def make_denoiser(params, label, clip=clip_x_0, guidance=0.0):
-    """(x_t, log_snr_t [B]) -> the predicted x_0, and what the network says of the variance."""
+    """(x_t, log_snr_t) -> the predicted x_0, and what the network says of the variance."""
 
     def denoise(x_t, log_snr_t):
       if guidance:
-        twice = jnp.concatenate([x_t, x_t]), jnp.concatenate([log_snr_t, log_snr_t])
+        twice = jnp.concatenate([x_t, x_t]), jnp.tile(log_snr_t, 2) if log_snr_t.ndim else log_snr_t
         labels = jnp.concatenate([label, jnp.full_like(label, -1)])
         output, log_var = jax.tree.map(lambda o: jnp.split(o, 2), predict(params, *twice, labels))
         (output, unconditional), log_var = output, log_var and log_var[0]
@@ -192,7 +192,7 @@ def diffusion(
     return gaussian.Normal(mean, over_event(log_var[t - 1], mean))
 
   def make_reverse_step(variables: Variables, denoise, levels):
-    """(x_t, t [B]) -> p(x_{t-1} | x_t), on some levels of the schedule, t counting these."""
+    """(x_t, t) -> p(x_{t-1} | x_t), on some levels of the schedule, t counting these."""
     log_snr = table(variables.params)[levels]
 
     def step(x_t, t):
@@ -214,7 +214,7 @@ def diffusion(
       return likelihoods.nearest_level_log_prob(batch.x, x_1, *scales, num_levels)
 
     def levels(x_1, reverse):
-      output, _ = predict(variables.params, x_1, jnp.full(len(x_1), log_snr_1), label)
+      output, _ = predict(variables.params, x_1, log_snr_1, label)
       log_prior = reverse_process.level_log_prior(x_1, output)
       scales = forward_process.scales(log_snr_1, x_1)
       return likelihoods.level_log_prob(batch.x, x_1, log_prior, *scales)
@@ -296,14 +296,13 @@ def diffusion(
     denoise = make_denoiser(variables.params, batch.label)
     reverse_step = make_reverse_step(variables, denoise, np.arange(T + 1))
     decode = decoder_log_prob(variables, batch, batch.label)
-    first = jnp.ones(keys.shape, jnp.int32)
     return bounds.diffusion_continuous_bound(
       keys,
       likelihoods.center(batch.x, num_levels),
       log_snr[1],
       log_snr[-1],
       lambda x_t, log_snr_t: denoise(x_t, log_snr_t)[0],
-      lambda x_1: decode(x_1, reverse_step(x_1, first)),
+      lambda x_1: decode(x_1, reverse_step(x_1, jnp.int32(1))),
       num_times,
     )
 
@@ -333,7 +332,7 @@ def diffusion(
     decode = decoder_log_prob(variables, batch, batch.label)
 
     def at_part(_, part):
-      t = 1 + (part * T + offset) // num
+      t = 1 + (part if num == T else (part * T + offset) // num)
       x_t = gaussian.sample(
         random.fold_in(term_keys, part), forward_process.marginal(x_0, log_snr[t])
       )
@@ -346,8 +345,8 @@ def diffusion(
       spread = jnp.where(is_first, 0.0, jnp.exp(q.log_var))
       error = (jnp.square(center - p.mean) + spread) * jnp.exp(-p.log_var)
       return None, {
-        't': t,
-        'log_snr': log_snr[t],
+        't': jnp.broadcast_to(t, keys.shape),
+        'log_snr': jnp.broadcast_to(log_snr[t], keys.shape),
         'bound_term': bounds.diffusion_term_at(x_0, x_t, t, log_snr, p, decode),
         'x_0_error': gaussian.sum_event(jnp.square(x_0 - predicted)) / dim,
         'calibration': gaussian.sum_event(error) / dim,

@@ -80,14 +80,17 @@ def codes(z):
 
 
 def denoiser_inputs(x_t, log_snr_t, label):
-  """x_t must be [B, ...], log_snr_t [B], label [B] of integers."""
+  """x_t must be [B, ...], log_snr_t a scalar or [B], label [B] of integers."""
   if x_t.ndim < 2:
     raise ValueError(f'x_t has shape {x_t.shape}; it is [B, ...], give at least one event axis')
-  for name, value in (('log_snr_t', log_snr_t), ('label', label)):
-    if value.shape != x_t.shape[:1]:
-      raise ValueError(
-        f'{name} has shape {value.shape}; it is one per example, broadcast it to {x_t.shape[:1]}'
-      )
+  if log_snr_t.shape not in ((), x_t.shape[:1]):
+    raise ValueError(
+      f'log_snr_t has shape {log_snr_t.shape}; it is a scalar, or one per example, {x_t.shape[:1]}'
+    )
+  if label.shape != x_t.shape[:1]:
+    raise ValueError(
+      f'label has shape {label.shape}; it is one per example, broadcast it to {x_t.shape[:1]}'
+    )
   if not jnp.issubdtype(label.dtype, jnp.integer):
     raise ValueError(f'label has dtype {label.dtype}; labels are integers, -1 for none: cast them')
 

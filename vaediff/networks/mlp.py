@@ -63,7 +63,7 @@ def denoiser(
 ) -> Network:
   """A residual MLP on the flattened x_t: one block per width, modulated by log-SNR and label.
 
-  apply(params, x_t [B, ..., C], log_snr_t [B], label [B] int) ->
+  apply(params, x_t [B, ..., C], log_snr_t scalar or [B], label [B] int) ->
   [B, ..., num_output_channels] float32; for vectors [B, D] the last axis is D itself. Label -1 is
   "no label"; num_classes = 0 ignores labels. A block is
   h + linear(act(modulate(norm(linear(act(norm(h))))))) with layer norm (Ba et al. 2016) and scale

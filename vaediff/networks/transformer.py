@@ -29,7 +29,7 @@ def denoiser(
 ) -> Network:
   """A transformer over patches, every block modulated by log-SNR and label (adaLN-zero).
 
-  apply(params, x_t [B, H, W, C], log_snr_t [B], label [B] int) ->
+  apply(params, x_t [B, H, W, C], log_snr_t scalar or [B], label [B] int) ->
   [B, H, W, num_output_channels] float32, zero at initialisation. Label -1 is "no label";
   num_classes = 0 ignores labels. H and W may be any size: zeros are added up to a multiple of
   patch_size, and the output is cropped. Positions are fixed two-dimensional sinusoids, so the

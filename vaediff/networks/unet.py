@@ -35,7 +35,7 @@ def denoiser(
 ) -> Network:
   """A U-Net (Ronneberger et al. 2015; Ho et al. 2020) with one resolution level per width.
 
-  apply(params, x_t [B, H, W, C], log_snr_t [B], label [B] int) ->
+  apply(params, x_t [B, H, W, C], log_snr_t scalar or [B], label [B] int) ->
   [B, H, W, num_output_channels] float32, zero at initialisation. Label -1 is "no label";
   num_classes = 0 ignores labels. H and W may be any size: where patches, or the way down, need a
   multiple, zeros are added below and on the right, and cropped again on the way up.
