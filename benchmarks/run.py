@@ -29,6 +29,7 @@ SUITES = (
   'unet',
   'mixed_precision',
   'sampling',
+  'solvers',
   'muon',
   'likelihoods',
   'importance_sampling',
