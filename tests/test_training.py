@@ -9,7 +9,7 @@ import numpy as np
 import optax
 import pytest
 
-from vaediff import data, latents, likelihoods, parallel, training
+from vaediff import data, latents, likelihoods, parallel, random, training
 from vaediff.methods.base import Batch, Method, Variables
 from vaediff.methods.vae import vae
 from vaediff.networks import mlp
@@ -35,6 +35,11 @@ def make_method() -> Method:
   )
 
 
+def observe(keys, x):
+  """A tenth of the pixels are lost, others each time."""
+  return jnp.where(random.uniform(keys, x.shape) < 0.1, 0, x)
+
+
 @functools.cache
 def initial_state(method: Method) -> training.TrainState:
   batch = Batch(SPLIT.x[:1], SPLIT.label[:1], np.zeros(1, np.int32))
@@ -47,9 +52,7 @@ def train(
   """Trains to NUM_STEPS; returns (final state, metrics {name: [steps]}) as NumPy arrays."""
   method = method or METHOD
   devices = jax.devices()[:num_devices]
-  dispatch = training.make_dispatch(
-    method, OPTIMIZER, lambda keys, x: x, BATCH_SIZE, 0.9, devices, parts
-  )
+  dispatch = training.make_dispatch(method, OPTIMIZER, observe, BATCH_SIZE, 0.9, devices, parts)
   start = parallel.replicate(initial_state(method) if state is None else state, devices)
   arguments = {'num_steps': NUM_STEPS, 'seed': 0} | options
   metrics = []
@@ -159,6 +162,15 @@ def test_the_state_is_donated():
 
 def test_steps_per_dispatch_change_nothing(reference):
   state, metrics = train(1, per_dispatch=20)
+  assert relative_difference(reference[0].variables, state.variables) < 1e-6
+  np.testing.assert_allclose(metrics['loss'], reference[1]['loss'], rtol=1e-6)
+
+
+@pytest.mark.parametrize('num_steps', [0, 1, 4])
+def test_examples_drawn_at_once_are_those_drawn_step_by_step(reference, monkeypatch, num_steps):
+  """Of dispatches of five steps, which four do not divide: all five at once in `reference`."""
+  monkeypatch.setattr(training, '_DRAWN_AT_ONCE', num_steps * BATCH_SIZE * SPLIT.x[0].size)
+  state, metrics = train(1)
   assert relative_difference(reference[0].variables, state.variables) < 1e-6
   np.testing.assert_allclose(metrics['loss'], reference[1]['loss'], rtol=1e-6)
 

@@ -15,6 +15,10 @@ import optax
 from vaediff import data, parallel, random
 from vaediff.methods.base import Batch, Method, Variables
 
+# The examples of several steps are drawn at once, few large operations in place of many small ones:
+# of as many as have this number of values together, at most.
+_DRAWN_AT_ONCE = 2**20
+
 
 class TrainState(NamedTuple):
   """Everything that a step reads and changes. There is no key in it: keys are folded from `step`.
@@ -102,8 +106,9 @@ def make_dispatch(
     """Where this device's examples are in the global batch, [b]."""
     return parallel.device_index() * share + jnp.arange(share)
 
-  def step(state: TrainState, expected_step, observe_keys, loss_keys, x, label):
-    batch = Batch(observe(observe_keys, x), label, own_index())
+  def step(state: TrainState, inputs):
+    expected_step, loss_keys, x, label = inputs
+    batch = Batch(x, label, own_index())
 
     def mean_loss(params, keys, batch):
       variables = Variables(params, state.variables.carry)
@@ -135,13 +140,21 @@ def make_dispatch(
     def keys_of(expected_step):
       return random.split(random.example_keys(key, expected_step, own_index()))
 
-    def body(state, inputs):
-      expected_step, keys, index = inputs
-      return step(state, expected_step, *keys, x[index], label[index])
+    def steps(state, inputs):
+      """As many as draw their examples at once."""
+      expected_steps, observe_keys, loss_keys, index = inputs
+      pictures = observe(observe_keys.reshape(-1), x[index.reshape(-1)])
+      pictures = pictures.reshape(*index.shape, *pictures.shape[1:])
+      return jax.lax.scan(step, state, (expected_steps, loss_keys, pictures, label[index]))
 
-    expected_steps = first_step + jnp.arange(len(indices), dtype=jnp.int32)
-    inputs = expected_steps, jax.vmap(keys_of)(expected_steps), indices
-    state, (metrics, finite) = jax.lax.scan(body, state, inputs)
+    num_steps = len(indices)
+    expected_steps = first_step + jnp.arange(num_steps, dtype=jnp.int32)
+    inputs = expected_steps, *jax.vmap(keys_of)(expected_steps), indices
+    at_most = max(_DRAWN_AT_ONCE // (indices[0].size * x[0].size), 1)
+    at_once = max(n for n in range(1, min(at_most, num_steps) + 1) if num_steps % n == 0)
+    in_parts = jax.tree.map(lambda a: a.reshape(-1, at_once, *a.shape[1:]), inputs)
+    state, outputs = jax.lax.scan(steps, state, in_parts)
+    metrics, finite = jax.tree.map(lambda a: a.reshape(num_steps, *a.shape[2:]), outputs)
     return state, metrics, finite
 
   if over_seeds:
