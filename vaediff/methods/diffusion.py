@@ -161,13 +161,17 @@ def diffusion(
     return jnp.split(output, [output.shape[-1] - event_shape[-1]], axis=-1)
 
   def make_denoiser(params, label, clip=clip_x_0, guidance=0.0):
-    """(x_t, log_snr_t) -> the predicted x_0, and what the network says of the variance."""
+    """(x_t, log_snr_t) -> the predicted x_0, and what the network says of the variance.
+
+    guidance: for an x_t whose examples are all at one log-SNR, a scalar.
+    """
 
     def denoise(x_t, log_snr_t):
       if guidance:
-        twice = jnp.concatenate([x_t, x_t]), jnp.tile(log_snr_t, 2) if log_snr_t.ndim else log_snr_t
+        twice = jnp.concatenate([x_t, x_t])
         labels = jnp.concatenate([label, jnp.full_like(label, -1)])
-        output, log_var = jax.tree.map(lambda o: jnp.split(o, 2), predict(params, *twice, labels))
+        predicted = predict(params, twice, log_snr_t, labels)
+        output, log_var = jax.tree.map(lambda o: jnp.split(o, 2), predicted)
         (output, unconditional), log_var = output, log_var and log_var[0]
         output = output + guidance * (output - unconditional)
       else:

@@ -207,11 +207,12 @@ def log_snr_features(log_snr: jax.Array, num_features: int) -> jax.Array:
 class ConditionEmbedding(nn.Module):
   """What a denoiser is told beside x_t: (log_snr_t, a scalar or [B], label [B]) -> [B, width].
 
-  Of a scalar without labels, which all examples share, [1, width]: what is made of it is computed
-  once, and broadcast to them.
   A two-layer MLP of the log-SNR's sinusoids, plus, if num_classes > 0, a learned row per label;
   label -1 is "no label" and has a row of its own (Ho & Salimans 2022). num_classes = 0 ignores
   the labels. A label past the last class gives NaN. Ends in SiLU: blocks apply one linear map.
+
+  A log-SNR that all examples share, a scalar, gives [1, width] where there are no labels: what is
+  made of it is computed once, and broadcast.
   """
 
   width: int
