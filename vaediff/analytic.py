@@ -365,11 +365,11 @@ def reverse_step_kl(data: Mixture, x_t, log_snr_s, log_snr_t) -> np.ndarray:
   variance = np.sum(weights * (variances + (means - mean) ** 2), -1, keepdims=True)
   z, density = standard_normal(601)
   x_s = means[..., None] + np.sqrt(variances)[:, None] * z
-  log_p = np.logaddexp.reduce(
-    log_weights[:, None, None]
-    + log_normal_density(x_s[..., None], means[:, None, None], variances),
-    -1,
-  )
+  log_joint = [
+    log_weights[:, k, None, None] + log_normal_density(x_s, means[:, k, None, None], variance_k)
+    for k, variance_k in enumerate(variances)
+  ]
+  log_p = np.logaddexp.reduce(log_joint)
   log_ratio = log_p - log_normal_density(x_s, mean[..., None], variance[..., None])
   return np.sum(weights * (log_ratio @ density), -1)
 
