@@ -33,7 +33,7 @@ def of_training(tools: Tools) -> float:
   shape = tools.experiment.dataset.train.x.shape[1:]
   shapes = (batch_size, *shape), (batch_size,), (batch_size,)
   batch = Batch(*map(jax.ShapeDtypeStruct, shapes, (jnp.uint8, jnp.int32, jnp.int32)))
-  variables = jax.eval_shape(tools.initial_state).variables
+  variables = tools.state_shapes().variables
 
   def loss(params, carry, batch):
     keys = random.example_keys(tools.key(TRAIN), 0, batch.index)

@@ -27,7 +27,7 @@ def run(num_turns: int) -> dict[str, list[dict]]:
     config.compute_dtype = dtype
     tools = Tools(build(config.to_dict()), config.to_dict(), None, jax.devices())
     works[dtype] = _training(tools, num_turns)
-  params = jax.eval_shape(tools.initial_state).variables.params
+  params = tools.state_shapes().variables.params
   batch_size = config.training.batch_size
   size = {
     **{name: config.denoiser[name] for name in ('width', 'num_blocks', 'num_heads', 'patch_size')},

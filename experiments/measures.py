@@ -263,7 +263,7 @@ def load_classifier(config: dict, devices: Sequence[jax.Device]) -> Callable:
   experiment = build(config)._replace(observe=lambda keys, x: x)
   classifier = Tools(experiment, config, folder, devices)
   with Checkpoints(folder / 'checkpoints', read_only=True) as checkpoints:
-    step, state = checkpoints.restore_newest(classifier.initial_state())
+    step, state = checkpoints.restore_newest(classifier.state_shapes())
   if step != config['training']['num_steps']:
     raise RunError(f'the last checkpoint of the classifier {folder} is damaged; train it again')
   variables = parallel.replicate(training.averaged(state), devices)

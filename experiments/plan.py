@@ -240,7 +240,7 @@ def _analyse(text: str, conv: str | None) -> Program:
   experiment = build(config)
   tools = Tools(experiment, config, Path(), jax.local_devices()[:1])
   split, num_seeds = experiment.dataset.train, len(tools.seeds)
-  state = jax.eval_shape(tools.initial_state)
+  state = tools.state_shapes()
   indices = np.zeros((1, num_seeds, 1, batch_size), np.int32)
   replicated = jax.tree.map(
     lambda leaf: jax.ShapeDtypeStruct((1, *leaf.shape), leaf.dtype), (state, split.x, split.label)

@@ -8,7 +8,7 @@ seeds each has a file of its own, W/replay_SEED.npz.
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -96,7 +96,7 @@ def replay(tools: Tools, folder: Path) -> None:
 
 def _replay(tools: Tools, path: Path, place: int) -> None:
   own = tools.of_seed(tools.seeds[place])
-  failure, state = _read(path, own.initial_state())
+  failure, state = _read(path, own.state_shapes())
   done = int(state.step)
   # The other seeds go along from the same state: what they do has no part in this one.
   states = parallel.replicate(tools.stack([state] * len(tools.seeds)), tools.devices)
@@ -132,9 +132,8 @@ def _read(path: Path, template: training.TrainState) -> tuple[Failure, training.
   return failure, jax.tree.unflatten(jax.tree.structure(template), arrays.values())
 
 
-def _by_path(state: training.TrainState) -> dict[str, np.ndarray]:
-  leaves = jax.tree.leaves_with_path(state)
-  return {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in leaves}
+def _by_path(state: training.TrainState) -> dict[str, Any]:
+  return {jax.tree_util.keystr(path): leaf for path, leaf in jax.tree.leaves_with_path(state)}
 
 
 def _text(value) -> str:

@@ -57,7 +57,7 @@ def run(config: dict, folder: Path, mode: str) -> None:
       own = Path(stack.enter_context(tempfile.TemporaryDirectory()))
       publish = None
     tools = Tools(experiment, config, own, devices, publish, folder)
-    template = tools.initial_state()
+    template = tools.state_shapes()
     if mode == 'replay':
       replay.replay(tools, folder)
       return
@@ -69,10 +69,10 @@ def run(config: dict, folder: Path, mode: str) -> None:
       Checkpoints(storage.checkpoints(folder, own), read_only=mode != 'train')
     )
     with guard.deferred():  # a stop inside could be taken for damage
-      step, state = checkpoints.restore_newest(template) or (0, template)
+      step, state = checkpoints.restore_newest(template) or (0, None)
     if step == 0 and mode != 'train':
       raise InputError(f'--workdir={folder} holds no checkpoint to {mode}; train one there first')
-    state = parallel.replicate(state, devices)
+    state = parallel.replicate(state or tools.initial_state(), devices)
     if mode == 'train':
       train(tools, checkpoints, state, step, guard)
     else:

@@ -97,6 +97,10 @@ class Tools:
       [training.init(key, self.method, self.experiment.optimizer, batch) for key in self.keys(INIT)]
     )
 
+  def state_shapes(self) -> training.TrainState:
+    """The shapes and types of a state, as a template for those that are restored."""
+    return jax.eval_shape(self.initial_state)
+
   def living(self, state: training.TrainState, step: int) -> tuple['Tools', training.TrainState]:
     """What there is of the seeds that have come to `step`, and their part of the replicated state.
 

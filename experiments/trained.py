@@ -108,7 +108,7 @@ def load(
   config = workdir.read_config(folder) if config is None else config
   tools = Tools(build(config), config, folder, devices or parallel.all_devices())
   with Checkpoints(folder / 'checkpoints', read_only=True) as checkpoints:
-    found = checkpoints.restore_newest(tools.initial_state())
+    found = checkpoints.restore_newest(tools.state_shapes())
   if found is None:
     raise InputError(f'{folder} holds no checkpoint; train one there first')
   step, state = found

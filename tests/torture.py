@@ -168,7 +168,7 @@ class Experiment:
     """The newest checkpoint, restored and checked: its step, and a hash of each of its arrays."""
     if self._template is None:
       config = workdir.read_config(folder)
-      self._template = Tools(build(config), config, folder, jax.devices()[:1]).initial_state()
+      self._template = Tools(build(config), config, folder, jax.devices()[:1]).state_shapes()
     with Checkpoints(folder / 'checkpoints', read_only=True) as checkpoints:
       step, state = checkpoints.restore_newest(self._template)
     return step, contents(state)

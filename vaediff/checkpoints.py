@@ -75,9 +75,9 @@ class Checkpoints:
   def restore_newest(self, template: Any) -> tuple[int, Any] | None:
     """The newest sound checkpoint: its step and its state; None where there is no checkpoint.
 
-    template: a tree of arrays with the structure, shapes and types of the state. A damaged
-    checkpoint is named in a warning, and moved to damaged/ beside the folder, where it is not in
-    the way of the step that is to be done again.
+    template: a tree with the structure of the state, of arrays or of shapes and types alone. What
+    is restored are arrays of NumPy. A damaged checkpoint is named in a warning, and moved to
+    damaged/ beside the folder, where it is not in the way of the step that is to be done again.
 
     Raises InputError where a checkpoint is of another state than the template, RunError where
     checkpoints are there and none is sound.
@@ -153,8 +153,9 @@ class Checkpoints:
     except Exception as error:  # orbax, JSON and the file system share no base class
       raise _DamageError(_one_line(error)) from error
     self._check_kind(step, found, template)
+    empty = jax.tree.map(lambda leaf: np.empty(np.shape(leaf), leaf.dtype), template)
     try:
-      state = self._read(step, _STATE, ocp.args.StandardRestore(template))
+      state = self._read(step, _STATE, ocp.args.StandardRestore(empty))
     except Exception as error:
       raise _DamageError(_one_line(error)) from error
     for name, content in contents(state).items():

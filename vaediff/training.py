@@ -4,6 +4,7 @@ The step is data parallel over all devices; `lax.scan` runs steps_per_dispatch o
 so that buffers are reused and the host is out of the way.
 """
 
+import functools
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -55,15 +56,12 @@ class Progress(NamedTuple):
   finite: jax.Array
 
 
+@functools.partial(jax.jit, static_argnums=(1, 2))
 def init(key, method: Method, optimizer: optax.GradientTransformation, batch: Batch) -> TrainState:
   """The state before the first step. batch: any batch with the right shapes."""
-
-  def state(key, batch):
-    variables = method.init(key, batch)
-    params = variables.params
-    return TrainState(jnp.zeros((), jnp.int32), variables, optimizer.init(params), params)
-
-  return jax.jit(state)(key, batch)
+  variables = method.init(key, batch)
+  params = variables.params
+  return TrainState(jnp.zeros((), jnp.int32), variables, optimizer.init(params), params)
 
 
 def averaged(state: TrainState) -> Variables:
