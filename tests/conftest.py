@@ -25,6 +25,17 @@ def _data_dir(tmp_path_factory):
   os.environ['TFDS_DATA_DIR'] = str(tmp_path_factory.mktemp('tfds'))
 
 
+@pytest.fixture(scope='session', autouse=True)
+def _keep_what_was_imported():
+  """Collections of garbage do not look through it, and come less often: a tenth of all time."""
+  import flax.linen  # noqa: F401
+  import optax  # noqa: F401
+
+  gc.collect()
+  gc.freeze()
+  gc.set_threshold(20_000)
+
+
 @pytest.fixture(scope='module', autouse=True)
 def _forget_programs():
   """A process has room for the compiled programs of a few modules, not for those of all.
@@ -42,8 +53,7 @@ def _forget_programs():
 def train():
   """train(experiment, ...) -> Variables before, Variables after, metrics {name: [num_steps]}.
 
-  The project's own step, all steps in one dispatch on one device. With several seeds, one such
-  triple for each.
+  The project's own step, all steps in one dispatch on one device.
   """
   import jax
   import numpy as np
@@ -53,24 +63,21 @@ def train():
 
   devices = jax.devices()[:1]
 
-  def train(experiment, seeds=(0,), num_steps=10, batch_size=32):
+  def train(experiment, num_steps=10, batch_size=32):
     method, optimizer, observe = experiment.method, experiment.optimizer, experiment.observe
     split = experiment.dataset.train
     batch = Batch(split.x[:2], split.label[:2], np.arange(2, dtype=np.int32))
     dispatch = training.make_dispatch(method, optimizer, observe, batch_size, 0.9, devices)
-    runs = []
-    for seed in seeds:
-      state = training.init(jax.random.key(seed), method, optimizer, batch)
-      indices = data.indices(seed, 0, num_steps * batch_size, len(split.x)).astype(np.int32)
-      trained, metrics, _ = dispatch(
-        parallel.replicate(state, devices),
-        np.int32(0),
-        jax.random.key(seed + 1),
-        *parallel.replicate((split.x, split.label), devices),
-        indices.reshape(1, num_steps, batch_size),
-      )
-      after = parallel.unreplicate(trained).variables
-      runs.append((state.variables, after, parallel.unreplicate(metrics)))
-    return runs if len(seeds) > 1 else runs[0]
+    state = training.init(jax.random.key(0), method, optimizer, batch)
+    indices = data.indices(0, 0, num_steps * batch_size, len(split.x)).astype(np.int32)
+    trained, metrics, _ = dispatch(
+      parallel.replicate(state, devices),
+      np.int32(0),
+      jax.random.key(1),
+      *parallel.replicate((split.x, split.label), devices),
+      indices.reshape(1, num_steps, batch_size),
+    )
+    after = parallel.unreplicate(trained).variables
+    return state.variables, after, parallel.unreplicate(metrics)
 
   return train
