@@ -2,9 +2,9 @@
 
   python -m benchmarks.run [--suite=NAME] [--num_turns=N] [--folder=benchmarks/results]
 
-Each suite compares by turns in one process, and writes FOLDER/NAME.json (tables, machine, versions,
-date, commit) and the same as Markdown, FOLDER/NAME.md, which is printed too. A suite is a module
-with run(num_turns) -> {title: rows of one table}; where it has SHARED_BATCHES, batch sizes, it runs
+Each suite writes FOLDER/NAME.json (tables, machine, the rate of its matrix product, versions, date,
+commit) and the same as Markdown, FOLDER/NAME.md, which is printed too. A suite is a module with
+run(num_turns) -> {title: rows of one table}; where it has SHARED_BATCHES, batch sizes, it runs
 on one device for each core of a CPU, as `parallel.divide_cpu` has it. All suites run in a process
 each.
 """
@@ -20,6 +20,7 @@ from pathlib import Path
 
 from absl import flags
 
+from benchmarks import timing
 from experiments import compilation_cache, workdir
 from vaediff import parallel, reporting
 
@@ -72,20 +73,25 @@ def _run_suite(name: str) -> None:
   parallel.divide_cpu(0, getattr(suite, 'SHARED_BATCHES', (1,)))
   folder = Path(FOLDER.value)
   folder.mkdir(parents=True, exist_ok=True)
-  tables = suite.run(NUM_TURNS.value)
+  tables, about = suite.run(NUM_TURNS.value), provenance()
   reporting.write_json(
-    folder / f'{name}.json', {'tables': tables, 'num_turns': NUM_TURNS.value} | provenance()
+    folder / f'{name}.json', {'tables': tables, 'num_turns': NUM_TURNS.value} | about
   )
   parts = [f'{title}:\n\n{table(rows)}' for title, rows in tables.items()]
-  text = '\n'.join([f'{suite.__doc__.strip()}\n', *parts])
+  rate = about[f'{timing.CEILING}, GFLOP/s']
+  machine = f'On {about["machine"]}; its {timing.CEILING} after this: {rate:.4g} GFLOP/s.\n'
+  text = '\n'.join([f'{suite.__doc__.strip()}\n', *parts, machine])
   (folder / f'{name}.md').write_text(text)
   print(text)
 
 
 def provenance() -> dict:
-  """The machine in words, versions, date and commit."""
+  """The machine in words, its ceiling in GFLOP/s, versions, date and commit."""
+  ceiling = timing.ceiling()
+  (seconds,) = timing.by_turns({timing.CEILING: ceiling.call}, num_turns=5).values()
   return {
     'machine': f'{_processor()}, {os.cpu_count()} CPU cores',
+    f'{timing.CEILING}, GFLOP/s': 1e-9 * ceiling.flops / timing.summarize(seconds).median,
     'device': workdir.devices(),
     'versions': workdir.versions() | _peer_versions(),
     'date': datetime.date.today().isoformat(),

@@ -88,7 +88,7 @@ RUNS = {
 # What a quick training has less of, by data set and method: {section: fields}.
 _QUICK_UNET = {
   'denoiser': {'widths': (32, 64)},
-  'training': {'num_steps': 1_500, 'batch_size': 32},
+  'training': {'batch_size': 32},
 }
 QUICK = {
   'digits': {

@@ -5,7 +5,7 @@
 
 Trains what the figures are computed from (W/runs, five seeds of each run of configs/paper.py but
 the classifier), on digits and MNIST, and the models whose published numbers stand beside ours, or
-of these what --only names; with --quick by fewer steps, and without --only on digits alone, in
+of these what --only names; with --quick by less training, and without --only on digits alone, in
 half an hour on two CPU cores. With --figures there are those figures alone, and the claims that
 rest on them. Then W/paper gets
 
@@ -16,11 +16,11 @@ rest on them. Then W/paper gets
   index.html                      all of it on one page
 
 What is there is not made again: the same command goes on where it was stopped, a figure whose
-files are gone is the only one that is made again, and one whose own code (its file, figure.py and
-measures.py) or runs have changed is made anew; the runs are in folders NAME-HASH, with the
-beginning of their config's hash. --resources is what each run gets, as of a sweep, and --workers
-how many run at a time. The figures are computed in this process, with all devices of the machine;
-of a CPU with one for each core.
+files are gone is the only one that is made again, and one whose own code (its file, figure.py,
+trained.py and measures.py) or runs have changed is made anew; the runs are in folders NAME-HASH,
+with the beginning of their config's hash. --resources is what each run gets, as of a sweep, and
+--workers how many run at a time. The figures are computed in this process, with all devices of the
+machine; of a CPU with one for each core.
 
 Exit status: 0 done; 2 the input is wrong, with one line that says how to mend it; 1 anything else.
 """

@@ -57,10 +57,10 @@ def run(config: dict, folder: Path, mode: str) -> None:
       own = Path(stack.enter_context(tempfile.TemporaryDirectory()))
       publish = None
     tools = Tools(experiment, config, own, devices, publish, folder)
-    template = tools.state_shapes()
     if mode == 'replay':
       replay.replay(tools, folder)
       return
+    template = tools.state_shapes()
     if mode != 'verify':
       # From here on the folder is written to; whatever is wrong with the config has shown before.
       parallel.on_primary(lambda: stack.enter_context(workdir.claimed(folder, config)))
@@ -72,7 +72,7 @@ def run(config: dict, folder: Path, mode: str) -> None:
       step, state = checkpoints.restore_newest(template) or (0, None)
     if step == 0 and mode != 'train':
       raise InputError(f'--workdir={folder} holds no checkpoint to {mode}; train one there first')
-    state = parallel.replicate(state or tools.initial_state(), devices)
+    state = parallel.replicate(tools.initial_state() if state is None else state, devices)
     if mode == 'train':
       train(tools, checkpoints, state, step, guard)
     else:

@@ -97,7 +97,7 @@ def gaussian_probability_flow(data: GaussianData, x_t, log_snr_t, log_snr_s):
 def gaussian_reverse_model(data: GaussianData, log_snr) -> Callable[..., Gaussian]:
   """The model p(x_{t-1} | x_t) = q(x_{t-1} | x_t), as `bounds.diffusion_bound` takes it.
 
-  log_snr: table [T+1]. Returns (x_t [B, ...], t [B]) -> Gaussian.
+  log_snr: table [T+1]. Returns (x_t [B, ...], t, a scalar or [B]) -> Gaussian.
   """
 
   def step(x_t, t):
@@ -113,8 +113,8 @@ def denoising_reverse_model(denoiser: Callable, log_snr, log_var) -> Callable[..
   The mean of q(x_{t-1} | x_t, x_0) is linear in x_0, so that with the optimal denoiser in the place
   of x_0 it is E[x_{t-1} | x_t], the optimal mean at any variance (Bao et al. 2022, theorem 1).
 
-  denoiser: (x_t [B, ...], log_snr_t [B]) -> E[x_0 | x_t]. log_snr: table [T+1]. log_var: [T], at
-  index t - 1. Returns (x_t, t [B]) -> Normal.
+  denoiser: (x_t [B, ...], log_snr_t, of the shape of t) -> E[x_0 | x_t]. log_snr: table [T+1].
+  log_var: [T], at index t - 1. Returns (x_t, t, a scalar or [B]) -> Normal.
   """
 
   def step(x_t, t):

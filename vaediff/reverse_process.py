@@ -70,10 +70,10 @@ def fixed_log_var(log_snr, variance: str):
 def learned_log_var(log_snr, t, output, variance: str):
   """The log-variance of p(x_{t-1} | x_t) for each pixel, from what a network outputs. [B, ...].
 
-  log_snr: table [T+1]. t: [B]. output: [B, ...], 0 at initialisation. variance: 'interpolated', in
-  log space between the two fixed ones, by the share (output + 1) / 2 of the larger, unbounded
-  (Nichol & Dhariwal 2021, eq. 15); or 'free', that of the larger times exp(output), softly bounded
-  to within e^+-FREE_RANGE of it.
+  log_snr: table [T+1]. t: a scalar or [B]. output: [B, ...], 0 at initialisation. variance:
+  'interpolated', in log space between the two fixed ones, by the share (output + 1) / 2 of the
+  larger, unbounded (Nichol & Dhariwal 2021, eq. 15); or 'free', that of the larger times
+  exp(output), softly bounded to within e^+-FREE_RANGE of it.
   """
   large = over_event(fixed_log_var(log_snr, 'fixed_large')[t - 1], output)
   if variance == 'free':

@@ -17,7 +17,8 @@ from vaediff import data, parallel, random
 from vaediff.methods.base import Batch, Method, Variables
 
 # The examples of several steps are drawn at once, few large operations in place of many small ones:
-# of as many as have this number of values together, at most.
+# of as many steps as divide those of a dispatch and have this number of values together, at most,
+# on each device and of each seed.
 _DRAWN_AT_ONCE = 2**20
 
 

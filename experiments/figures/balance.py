@@ -89,8 +89,8 @@ def draw(arrays):
   style.line(ax, beta, arrays['spread'], 1, 'variance of reconstructions')
   style.line(ax, beta, arrays['from_average'], 2, 'distance from the average')
   ax.set(xscale='log', yscale='log', xlabel='beta')
-  ax.set_ylim(top=1e4)
-  ax.legend(ncols=2, loc='upper center')
+  ax.set_ylim(top=1e6)
+  ax.legend(loc='upper left')
   for ax, value in zip(axes[1], SHOWN, strict=True):
     rows = [
       arrays['original'],

@@ -9,9 +9,10 @@ from experiments.figures.figure import Study
 TITLE = 'The bound term by term, and the reverse variance'
 CAPTION = (
   'What each level t contributes to the bound on test pictures with the smaller fixed variance of '
-  'Ho et al. (2020), and by how much that is more than with the larger, with one that is learned '
-  'between them, and with the optimal one for the trained mean; the sum of all terms; and the '
-  'Fréchet distance of samples drawn in few ancestral steps. Means and 95% bands over the seeds.'
+  'Ho et al. (2020), and by how much that is more than with the larger, with one that a network of '
+  'its own has learned between them, and with the optimal one for the trained mean; the sum of all '
+  'terms; and the Fréchet distance of samples drawn in few ancestral steps. Means and 95% bands '
+  'over the seeds.'
 )
 RUNS = ('classifier', 'diffusion', 'diffusion_interpolated')
 VARIANCES = {

@@ -4,7 +4,7 @@ import re
 
 import numpy as np
 import pytest
-from scipy import stats
+from scipy import optimize, special, stats
 
 from experiments import claims
 from experiments.claims import FAILS, HOLDS, OPEN, Claim, Evidence
@@ -214,14 +214,39 @@ def test_a_claim_holds_and_fails_as_its_numbers_say(claim, monkeypatch):
     assert {e['state'] for e in judged['evidence']} == {expected}
 
 
-def test_the_claims_of_mathematics(monkeypatch):
+def test_the_effects_of_the_claims_of_mathematics(monkeypatch):
+  """They are those of closed forms, which are written out here once more."""
   own = [claim for claim in claims.CLAIMS if claim.figure == 'f04_divergence']
   monkeypatch.setattr(claims, 'CLAIMS', own)
-  found = [e['verdict'] for e in claims.judge({'f04_divergence': {'': divergence.compute(None)}})]
-  # The coin: -log P / n nears D, while P / e^(-nD) falls as a power of n.
-  assert found == [
-    'supported',
-    'supported',
-    'depends: holds with the exponent, 60% heads or more; the exponent, 75% heads or more, fails '
-    'with the probability itself, 60% heads or more; the probability itself, 75% heads or more',
-  ]
+  judged = claims.judge({'f04_divergence': {'': divergence.compute(None)}})
+  smallest, asymmetry, coin = ([e['value'] for e in claim['evidence']] for claim in judged)
+
+  mean, std = np.meshgrid(np.linspace(-2, 2, 81), np.geomspace(0.25, 4, 81))
+  kl = 0.5 * (mean**2 + std**2 - 1) - np.log(std)
+  assert smallest == pytest.approx([np.sort(kl.reshape(-1))[1]], rel=1e-5)
+
+  # Least KL(p | q) has the moments of p. Least KL(q | p) is found from the heavier bump.
+  weights, means, variances = divergence.WEIGHTS, divergence.MEANS, divergence.VARIANCES
+  first, second = weights @ np.transpose([means, np.square(means) + variances])
+  x = np.linspace(-12, 12, 4001)
+  p = stats.norm.pdf(x[:, None], means, np.sqrt(variances)) @ weights
+
+  def kl_to_p(at):
+    q = stats.norm(at[0], np.exp(at[1]))
+    return np.trapezoid(q.pdf(x) * (q.logpdf(x) - np.log(p)), x)
+
+  reverse = np.exp(2 * optimize.minimize(kl_to_p, [means[0], 0.5 * np.log(variances[0])]).x[1])
+  assert asymmetry == pytest.approx([second - first**2 - reverse], rel=1e-5)
+
+  few, many = divergence.TOSSES[0], divergence.TOSSES[-1]
+
+  def gap(n, fraction):
+    """Between -log P and n D."""
+    heads = np.arange(round(fraction * n), n + 1)
+    log_probability = special.logsumexp(stats.binom.logpmf(heads, n, 0.5))
+    exponent = fraction * np.log(2 * fraction) + (1 - fraction) * np.log(2 * (1 - fraction))
+    return -log_probability - n * exponent
+
+  expected = [gap(few, f) / few - gap(many, f) / many for f in (0.6, 0.75)]
+  expected += [gap(few, f) - gap(many, f) for f in (0.6, 0.75)]
+  assert coin == pytest.approx(expected, rel=1e-5)

@@ -27,8 +27,8 @@ def denoising_chain(
 ) -> Method:
   """A chain of denoisers.
 
-  network: as of `diffusion`, (x_t [B, ...], log_snr_t, label [B]) -> [B, ...]. Its output
-    stands for the noise that the step to t added, in units of its standard deviation: with
+  network: as of `diffusion`, (x_t [B, ...], log_snr_t, a scalar or [B], label [B]) -> [B, ...]. Its
+    output stands for the noise that the step to t added, in units of its standard deviation: with
     x_t = r x_{t-1} + s eps the guess of x_{t-1} is (x_t - s output) / r. An output of 0, as at
     initialisation, guesses that nothing was added; the guess of least squared error is an output of
     order one at any level and any size of the step.

@@ -163,7 +163,7 @@ def diffusion(
   def make_denoiser(params, label, clip=clip_x_0, guidance=0.0):
     """(x_t, log_snr_t) -> the predicted x_0, and what the network says of the variance.
 
-    guidance: for an x_t whose examples are all at one log-SNR, a scalar.
+    guidance: its weight w; where it is not 0, log_snr_t must be a scalar, one for the batch.
     """
 
     def denoise(x_t, log_snr_t):

@@ -83,9 +83,10 @@ def denoiser_inputs(x_t, log_snr_t, label):
   """x_t must be [B, ...], log_snr_t a scalar or [B], label [B] of integers."""
   if x_t.ndim < 2:
     raise ValueError(f'x_t has shape {x_t.shape}; it is [B, ...], give at least one event axis')
-  if log_snr_t.shape not in ((), x_t.shape[:1]):
+  shape = jnp.shape(log_snr_t)
+  if shape not in ((), x_t.shape[:1]):
     raise ValueError(
-      f'log_snr_t has shape {log_snr_t.shape}; it is a scalar, or one per example, {x_t.shape[:1]}'
+      f'log_snr_t has shape {shape}; it is a scalar, or one per example, {x_t.shape[:1]}'
     )
   if label.shape != x_t.shape[:1]:
     raise ValueError(

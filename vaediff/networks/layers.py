@@ -205,7 +205,7 @@ def log_snr_features(log_snr: jax.Array, num_features: int) -> jax.Array:
 
 
 class ConditionEmbedding(nn.Module):
-  """What a denoiser is told beside x_t: (log_snr_t, a scalar or [B], label [B]) -> [B, width].
+  """What a denoiser is told beside x_t: (log_snr_t, a scalar or [B], label [B]) -> [B or 1, width].
 
   A two-layer MLP of the log-SNR's sinusoids, plus, if num_classes > 0, a learned row per label;
   label -1 is "no label" and has a row of its own (Ho & Salimans 2022). num_classes = 0 ignores
@@ -317,8 +317,8 @@ def _over(of_channels, x):
 class GroupNorm(nn.Module):
   """`group_norm` with at most 32 groups, at least 4 channels in each. [B, ..., C] -> same.
 
-  scale, shift: [B, C], of each example its own: a gain of 1 + scale and a shift behind the learned
-  ones (Dhariwal & Nichol 2021, section 3, "adaptive group normalization").
+  scale, shift: [B, C], of each example its own, or [1, C], one for all: a gain of 1 + scale and a
+  shift behind the learned ones (Dhariwal & Nichol 2021, section 3, "adaptive group normalization").
   """
 
   activation: str | None = None
@@ -338,8 +338,8 @@ class GroupNorm(nn.Module):
 class ResidualBlock(nn.Module):
   """x + conv(SiLU(norm(conv(SiLU(norm(x)))))), second convolution zero at initialisation.
 
-  x: [B, H, W, C], embedding: [B, E] or None -> [B, H, W, width]. An embedding scales and shifts
-  the second norm (Dhariwal & Nichol 2021, section 3, "adaptive group normalization").
+  x: [B, H, W, C], embedding: [B, E], [1, E] or None -> [B, H, W, width]. An embedding scales and
+  shifts the second norm (Dhariwal & Nichol 2021, section 3, "adaptive group normalization").
   """
 
   width: int

@@ -84,7 +84,7 @@ def _modulate(h, scale, shift):
 
 
 class _Modulation(nn.Module):
-  """embedding [B, E] -> `num_parts` arrays [B, 1, width], zero at initialisation."""
+  """embedding [B or 1, E] -> `num_parts` arrays [B or 1, 1, width], zero at initialisation."""
 
   num_parts: int
   width: int
