@@ -142,6 +142,10 @@ WORLDS = {
         f'reconstruction_{name}': of_seeds(0, 50 if name == 'vae' else 50 - sign)
         for name in warmup.RUNS
       },
+      **{
+        f'active_units_{name}': of_seeds(0, 5 if name == 'vae' else 5 + sign)
+        for name in warmup.RUNS
+      },
     }
     for sign in (1, -1)
   ],
