@@ -102,7 +102,8 @@ NUMBERS = (
       f'{burda.PASSES[name.partition("_")[0]]} passes in batches of 100 with cosine decay from '
       '2e-3, not 3,280 in batches of 20 with eight learning rates from 1e-3 down; Adam with eps '
       '1e-8, not 1e-4; an average of the parameters over the last 1,000 steps; the encoder sees '
-      'pictures less their mean; these were chosen by the test NLL of shorter trainings',
+      'pictures less their mean; that and the learning rate were chosen by the test NLL of '
+      'shorter trainings',
     )
     for name, (nll, active_units) in _BURDA.items()
   ),
