@@ -25,7 +25,7 @@ def _vae(dataset: str) -> ConfigDict:
     return digits_vae.get_config().unlock()
   config = common.vae('mnist')
   config.optimizer.learning_rate = 4e-3
-  config.training.update(num_steps=3_000, steps_per_dispatch=100)
+  config.training.update(num_steps=5_000, steps_per_dispatch=100)
   config.evaluation.update(batch_size=1000)
   return config
 
@@ -45,7 +45,7 @@ def _diffusion(dataset: str) -> ConfigDict:
   config.schedule = ConfigDict({'name': 'linear_log_snr', 'T': 100, 'first': 13.3, 'last': -5.0})
   config.denoiser.update(widths=(48, 96), patch_size=2, fourier_exponents=(1, 2, 3, 4, 5, 6))
   config.optimizer.update(name='muon', learning_rate=8e-3)
-  config.training.update(num_steps=1_500, batch_size=64, steps_per_dispatch=20)
+  config.training.update(num_steps=15_000, batch_size=64, steps_per_dispatch=20)
   config.evaluation.update(batch_size=512, num_times=5)
   return config
 
@@ -88,7 +88,7 @@ RUNS = {
 # What a quick training has less of, by data set and method: {section: fields}.
 _QUICK_UNET = {
   'denoiser': {'widths': (32, 64)},
-  'training': {'batch_size': 32},
+  'training': {'num_steps': 1_500, 'batch_size': 32},
 }
 QUICK = {
   'digits': {

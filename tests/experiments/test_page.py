@@ -1,7 +1,14 @@
 """The page: every claim, number and figure is on it, and its links lead somewhere."""
 
+import json
 import re
+import shutil
+import subprocess
 import types
+
+import numpy as np
+import pytest
+from PIL import Image
 
 from experiments import claims, page
 from experiments.publishing import Part
@@ -45,6 +52,19 @@ COMMITS = {
   '': {'figures': ['abc'], 'runs': []},
   'digits': {'figures': ['abc'], 'runs': ['abc', 'def-dirty']},
 }
+# In the page: tells the page around it which pictures are not there, and how wide it is and may be.
+REPORT = """<script>
+onload = () => parent.postMessage({
+  missing: [...document.images].filter(image => !image.naturalWidth).map(image => image.alt),
+  width: document.documentElement.scrollWidth,
+  allowed: innerWidth,
+}, '*');
+</script>"""
+# Around the page: as wide as a device, and what it was told, as text.
+DEVICE = """<pre></pre><script>
+onmessage = event => document.querySelector('pre').textContent = JSON.stringify(event.data);
+</script><iframe width="{width}" height="800" src="index.html"></iframe>"""
+BROWSER = shutil.which('chromium') or shutil.which('google-chrome')
 TEXT = page.html(PARTS, JUDGED, {'numbers': [NUMBER], 'orders': [ORDER]}, COMMITS)
 
 
@@ -77,3 +97,21 @@ def test_every_cell_knows_its_column():
 
 def test_what_has_no_remark_has_no_empty_paragraph():
   assert '<p></p>' not in TEXT
+
+
+@pytest.mark.skipif(not BROWSER, reason='there is no Chromium')
+@pytest.mark.parametrize('width', [360, 1280], ids=['phone', 'desk'])
+def test_a_browser_shows_it_from_disk(width, tmp_path):
+  for name in re.findall(r'src="([^"]+)"', TEXT):
+    Image.fromarray(np.zeros((300, 900, 3), np.uint8)).save(tmp_path / name)
+  (tmp_path / 'index.html').write_text(TEXT.replace('</body>', f'{REPORT}</body>'))
+  (tmp_path / 'device.html').write_text(DEVICE.format(width=width))
+  options = ['--headless', '--no-sandbox', '--disable-gpu', '--virtual-time-budget=5000']
+  options += [f'--user-data-dir={tmp_path / "profile"}', '--dump-dom']
+  address = (tmp_path / 'device.html').as_uri()
+  shown = subprocess.run(
+    [BROWSER, *options, address], capture_output=True, text=True, timeout=120, check=True
+  ).stdout
+  report = json.loads(re.search(r'<pre>(.+)</pre>', shown)[1])
+  assert report == {'missing': [], 'width': report['allowed'], 'allowed': report['allowed']}
+  assert width - 20 <= report['allowed'] <= width
