@@ -57,7 +57,7 @@ REPORT = """<script>
 onload = () => parent.postMessage({
   missing: [...document.images].filter(image => !image.naturalWidth).map(image => image.alt),
   width: document.documentElement.scrollWidth,
-  allowed: innerWidth,
+  allowed: document.documentElement.clientWidth,
 }, '*');
 </script>"""
 # Around the page: as wide as a device, and what it was told, as text.
