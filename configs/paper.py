@@ -5,9 +5,10 @@
 Names are DATASET_RUN, of DATASETS and RUNS, with `,quick` behind them for QUICK, or `,tiny`
 for the same in seconds. `python -m experiments.paper` runs all that its figures ask for. A quick
 one takes between 10 seconds and 4 minutes on one CPU core on digits, and 2 to 4 minutes on MNIST;
-but diffusion on MNIST, and the chain of denoisers, half an hour. The networks are multi-layer
-perceptrons, except the classifiers, which are convolutional, and on MNIST diffusion and the chain,
-which have one U-Net, narrower in quick runs.
+but diffusion on MNIST, and the chain of denoisers, half an hour. Not quick, one on MNIST takes ten
+minutes, but these two are for an accelerator: 16 passes of the data, not one. The networks are
+multi-layer perceptrons, except the classifiers, which are convolutional, and on MNIST diffusion and
+the chain, which have one U-Net, narrower in quick runs.
 """
 
 from ml_collections import ConfigDict
