@@ -134,6 +134,7 @@ def _few_steps(a: Arrays) -> dict[str, np.ndarray]:
   }
 
 
+_SHORTER = 'fewer samples; shorter training'
 ORDERS = (
   Order(
     'Ghosh et al. 2020, Table 1 (MNIST)',
@@ -153,8 +154,8 @@ ORDERS = (
       ('autoencoder, mixture of 10', 'VAE, N(0, I)'),
       ('VAE, N(0, I)', 'autoencoder, one Gaussian'),
     ),
-    'Fréchet distance in the features of our own classifier, not Inception; multi-layer '
-    'perceptrons, not convolutions',
+    f'Fréchet distance in the features of our own classifier, not Inception; {_SHORTER}; '
+    'multi-layer perceptrons, not convolutions',
   ),
   Order(
     'Song et al. 2021, Table 1 (CIFAR-10)',
@@ -163,8 +164,8 @@ ORDERS = (
     'f12_samplers',
     _few_steps,
     tuple((f'eta = 0, {steps} steps', f'eta = 1, {steps} steps') for steps in (10, 20, 50)),
-    'Fréchet distance in the features of our own classifier, on other data; a schedule linear in '
-    'the log-SNR',
+    f'Fréchet distance in the features of our own classifier, on other data; {_SHORTER}; a '
+    'schedule linear in the log-SNR',
   ),
 )
 

@@ -91,10 +91,11 @@ class Tools:
 
   def initial_state(self) -> training.TrainState:
     """The state before the first step."""
-    split = self.experiment.dataset.train
+    split, optimizer = self.experiment.dataset.train, self.experiment.optimizer
     batch = Batch(split.x[:1], split.label[:1], np.zeros(1, np.int32))
+    is_averaged = self.config['training']['ema_decay'] > 0
     return self.stack(
-      [training.init(key, self.method, self.experiment.optimizer, batch) for key in self.keys(INIT)]
+      [training.init(key, self.method, optimizer, batch, is_averaged) for key in self.keys(INIT)]
     )
 
   def state_shapes(self) -> training.TrainState:

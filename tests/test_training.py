@@ -334,7 +334,6 @@ def test_the_average_is_bias_corrected_from_the_first_step():
     average = training.update_average(average, jnp.float32(value), decay, jnp.int32(n))
     weights = decay ** np.arange(n - 1, -1, -1.0)
     np.testing.assert_allclose(average, weights @ values[:n] / weights.sum(), atol=1e-6)
-  assert training.update_average(average, jnp.float32(5.0), 0, jnp.int32(3)) == 5
 
 
 def test_averaged_variables_are_those_to_evaluate(reference):
@@ -342,3 +341,13 @@ def test_averaged_variables_are_those_to_evaluate(reference):
   variables = training.averaged(state)
   assert_identical(variables.params, state.average)
   assert relative_difference(state.average, state.variables.params) > 0
+
+
+def test_without_an_average_the_parameters_are_the_same(reference):
+  batch = Batch(SPLIT.x[:1], SPLIT.label[:1], np.zeros(1, np.int32))
+  state = training.init(jax.random.key(0), METHOD, OPTIMIZER, batch, is_averaged=False)
+  state, metrics = train(1, state=jax.device_get(state))
+  assert state.average is None
+  assert training.averaged(state) is state.variables
+  assert relative_difference(reference[0].variables, state.variables) < 1e-6
+  np.testing.assert_allclose(metrics['loss'], reference[1]['loss'], rtol=1e-6)

@@ -31,7 +31,8 @@ class TrainState(NamedTuple):
   step: int32 scalar, the number of steps done.
   variables: parameters and carry of the method.
   opt_state: of the optax optimiser.
-  average: the exponential moving average of the parameters, exact from the first step on.
+  average: the exponential moving average of the parameters, exact from the first step on, or
+    None where none is kept.
   """
 
   step: jax.Array
@@ -57,16 +58,31 @@ class Progress(NamedTuple):
   finite: jax.Array
 
 
-@functools.partial(jax.jit, static_argnums=(1, 2))
-def init(key, method: Method, optimizer: optax.GradientTransformation, batch: Batch) -> TrainState:
-  """The state before the first step. batch: any batch with the right shapes."""
+@functools.partial(jax.jit, static_argnums=(1, 2, 4))
+def init(
+  key,
+  method: Method,
+  optimizer: optax.GradientTransformation,
+  batch: Batch,
+  is_averaged: bool = True,
+) -> TrainState:
+  """The state before the first step.
+
+  batch: any batch with the right shapes. is_averaged: whether an average of the parameters is kept.
+  """
   variables = method.init(key, batch)
   params = variables.params
-  return TrainState(jnp.zeros((), jnp.int32), variables, optimizer.init(params), params)
+  average = params if is_averaged else None
+  return TrainState(jnp.zeros((), jnp.int32), variables, optimizer.init(params), average)
 
 
 def averaged(state: TrainState) -> Variables:
-  """The variables to evaluate and to sample with: averaged parameters, current carry."""
+  """The variables to evaluate and to sample with: averaged parameters, current carry.
+
+  Where no average is kept, the current parameters.
+  """
+  if state.average is None:
+    return state.variables
   return Variables(state.average, state.variables.carry)
 
 
@@ -85,7 +101,7 @@ def make_dispatch(
   observe(keys [B], x [B, ...]) -> x: how an example is drawn from its stored form, each time anew
     (dynamic binarisation), or the identity.
   batch_size: of the global batch, a multiple of the number of devices.
-  ema_decay: of the parameters' moving average; 0 keeps the current parameters.
+  ema_decay: of the parameters' moving average, where the state has one.
   num_microbatches: each device computes the gradient of its share in so many equal parts, one after
     the other, and adds them up: less memory, and the same step but for the rounding of sums.
   over_seeds: trains S seeds at once, each on its own with its own key and examples: the state,
@@ -129,7 +145,9 @@ def make_dispatch(
       params = optax.apply_updates(params, updates)
       if method.update_carry is not None:
         carry = method.update_carry(carry, all_terms)
-      average = update_average(state.average, params, ema_decay, state.step + 1)
+      average = state.average
+      if average is not None:
+        average = update_average(average, params, ema_decay, state.step + 1)
       return TrainState(state.step + 1, Variables(params, carry), opt_state, average)
 
     proceeds = (state.step == expected_step) & is_finite(metrics)
@@ -237,8 +255,6 @@ def update_average(average, params, decay: float, step):
   section 3), written as a recursion on the corrected value itself, which after the first step is
   exactly the first parameters.
   """
-  if decay == 0:
-    return params
   log_decay = np.log(decay)
   weight = np.expm1(log_decay) / jnp.expm1(log_decay * step)
   return jax.tree.map(lambda a, p: a + weight.astype(p.dtype) * (p - a), average, params)

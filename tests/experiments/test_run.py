@@ -133,6 +133,14 @@ def test_an_interrupted_run_ends_like_an_uninterrupted_one(finished, tmp_path, s
     assert mine['metrics'][name]['value'] == pytest.approx(metric['value'], rel=1e-5)
 
 
+def test_a_run_without_an_average_of_the_parameters(tmp_path, succeed):
+  arguments = TINY, f'--workdir={tmp_path / "w"}'
+  succeed(*arguments, '--config.training.ema_decay=0')
+  before = results_of(tmp_path / 'w')
+  succeed(*arguments, '--config.training.ema_decay=0', '--mode=evaluate')
+  assert results_of(tmp_path / 'w')['metrics'] == before['metrics']
+
+
 def test_eight_devices_train_like_one(finished, tmp_path, succeed):
   workdir, _ = finished
   succeed(TINY, f'--workdir={tmp_path}/w', num_devices=8)
