@@ -253,7 +253,7 @@ def update_average(average, params, decay: float, step):
 
   average_n = (1 - d) sum_i d^(n - i) params_i / (1 - d^n): Adam's correction (Kingma & Ba 2015,
   section 3), written as a recursion on the corrected value itself, which after the first step is
-  exactly the first parameters.
+  exactly the first parameters. decay: d, in (0, 1).
   """
   log_decay = np.log(decay)
   weight = np.expm1(log_decay) / jnp.expm1(log_decay * step)
