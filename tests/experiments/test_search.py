@@ -1,5 +1,7 @@
 """Optuna's rounds: they learn, and are the same again when the sweep is started again."""
 
+import sys
+
 import numpy as np
 import pytest
 
@@ -7,7 +9,6 @@ from configs import digits_vae
 from experiments import search, trials
 from vaediff.errors import InputError
 
-pytest.importorskip('optuna')
 KEY, RATE = 'metrics.nll_bound.value', 'optimizer.learning_rate'
 
 
@@ -55,3 +56,9 @@ def test_without_search_there_is_one_round():
 def test_other_axes_are_refused():
   with pytest.raises(InputError, match='search is 4; it takes axes in random, and none elsewhere'):
     sweep(grid={'kl_weight.beta': (1.0, 2.0)})
+
+
+def test_without_optuna_the_line_says_how_to_get_it(monkeypatch):
+  monkeypatch.setitem(sys.modules, 'optuna', None)
+  with pytest.raises(InputError, match=r"search takes Optuna: pip install 'vaediff\[search\]'"):
+    run(sweep())
